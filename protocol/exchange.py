@@ -1,0 +1,166 @@
+"""The Exchange: one request on its way through the pipeline, with its receipt.
+
+The original request is never edited: stages replace `working`. A stage reads its own part of the tenant's policy with
+`exchange.policy(CachePolicy)`, so this room needs to know no policy. Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from .messages import Answer, Request, Usage
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in micro-dollars per million tokens (2.00 USD per million = 2_000_000)."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    known: bool = False
+
+    def of(self, usage: Usage) -> int:
+        """The cost of `usage` in micro-dollars, rounded half up."""
+        fresh = usage.prompt - usage.cached
+        pico = fresh * self.input + usage.cached * self.cached_input + usage.completion * self.output
+        return (pico + 500_000) // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A tenant's limits; None means unlimited. Money is in micro-dollars."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    microusd_per_day: int | None = None
+    concurrent: int | None = None
+
+    @property
+    def any(self) -> bool:
+        return (
+            self.requests_per_minute is not None
+            or self.tokens_per_minute is not None
+            or self.microusd_per_day is not None
+            or self.concurrent is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whose request it is: taken from the key, never from anything else the client says."""
+
+    name: str
+    limits: Limits = Limits()
+    policies: Mapping[type, Any] = field(default_factory=dict)
+
+    def policy(self, kind: type[P]) -> P:
+        """This tenant's policy of one room; the room's defaults where the operator set none."""
+        found = self.policies.get(kind)
+        return found if found is not None else kind()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A tenant together with the key it used. `key_id` is safe to log; `models` None means any model."""
+
+    tenant: Tenant
+    key_id: str = "none"
+    models: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One configured model that can answer: the backend's name, the name the upstream knows it by, its price."""
+
+    name: str
+    backend: str
+    upstream_model: str
+    price: Price = Price()
+    max_output: int | None = None
+
+
+class ReceiptLine(msgspec.Struct, omit_defaults=True):
+    """What one stage did, or why it did nothing. Money in micro-dollars, time in milliseconds."""
+
+    stage: str
+    did: str
+    reason: str | None = None
+    tokens_before: int | None = None
+    tokens_after: int | None = None
+    saved_microusd: int | None = None
+    cost_microusd: int | None = None
+    ms: float | None = None
+
+
+class Receipt(msgspec.Struct, omit_defaults=True):
+    """The whole story of one request; kept in the ledger and given to the tenant who asked."""
+
+    id: str
+    tenant: str
+    at: float  # seconds since the epoch, UTC
+    model: str = ""
+    target: str = ""
+    kind: str = ""
+    stream: bool = False
+    status: int = 0
+    outcome: str = "open"  # ok | error | disconnected | cut
+    error: str | None = None
+    usage: Usage | None = None
+    cost_microusd: int = 0
+    saved_microusd: int = 0
+    priced: bool = False
+    attempts: int = 0
+    retries: list[str] = []
+    first_byte_ms: float | None = None
+    total_ms: float | None = None
+    lines: list[ReceiptLine] = []
+    end_user: str | None = None
+    tags: list[str] = []
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request walking the pipeline.
+
+    `targets` is the ranked list of who may answer (the rest are fallbacks); `answer` set by a stage ends the walk;
+    `draft` is text that a near miss leaves for a speculating engine. `spent` is what the answer used, once known.
+    """
+
+    id: str
+    original: Request
+    working: Request
+    caller: Caller
+    receipt: Receipt
+    headers: Mapping[str, str]  # the client's, lower-case names, credentials removed
+    started: float  # monotonic seconds
+    targets: tuple[Target, ...] = ()
+    answer: Answer | None = None
+    draft: str | None = None
+    spent: Usage | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tenant(self) -> Tenant:
+        return self.caller.tenant
+
+    def policy(self, kind: type[P]) -> P:
+        return self.caller.tenant.policy(kind)
+
+    def note(self, stage: str, did: str, reason: str | None = None, **figures: Any) -> None:
+        """Write one line on the receipt."""
+        self.receipt.lines.append(ReceiptLine(stage, did, reason, **figures))
+
+
+class Stage(Protocol):
+    """One step of the way. It may change `working`, `targets`, `answer` or `draft`, and writes its receipt line."""
+
+    name: str
+
+    async def __call__(self, exchange: Exchange) -> None: ...
