@@ -1,0 +1,77 @@
+"""The `admit` stage: may this caller ask this, now? It fails closed; its errors go to the client.
+
+The key itself was checked before the body was read. Here: the model's name, whether the key may use it, and one atomic
+reservation of requests, tokens, money and a slot. What is reserved is an estimate, settled when the answer is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from ..protocol.errors import Forbidden, LedgerUnavailable
+from ..protocol.exchange import Exchange, Target
+from ..protocol.messages import Request, Usage
+from ..protocol.tokens import estimate_bytes
+from .catalogue import Catalogue
+from .limits import Ask, Limiter
+
+EXPECTED_OUTPUT = 1024  # reserved for an answer without max_tokens, until the length planner knows better
+_IMAGE_TOKENS = 1000
+_BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=_-]{256,}")
+
+
+class Accepting(Protocol):
+    """What admission needs to know of the ledger: work that cannot be written down is not taken on."""
+
+    @property
+    def accepting(self) -> bool: ...
+
+
+class Admit:
+    name = "admit"
+
+    def __init__(self, catalogue: Callable[[], Catalogue], limiter: Limiter, ledger: Accepting) -> None:
+        self._catalogue = catalogue
+        self._limiter = limiter
+        self._ledger = ledger
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Raises Forbidden, ModelNotFound, LimitExceeded, BudgetExceeded, StoreUnavailable or LedgerUnavailable."""
+        model = exchange.original.model
+        caller = exchange.caller
+        if caller.models is not None and model not in caller.models:
+            raise Forbidden(f"this key may not use the model '{model[:100]}'", param="model")
+        exchange.targets = self._catalogue().resolve(model)
+        if not self._ledger.accepting:
+            raise LedgerUnavailable("the ledger cannot be written, so no paid work is taken on; try again shortly")
+        limits = caller.tenant.limits
+        if not limits.any:
+            exchange.note(self.name, "admitted", "no limits")
+            return
+        ask = worst_case(exchange.original, exchange.targets)
+        exchange.facts["reservation"] = await self._limiter.reserve(caller.tenant.name, limits, ask)
+        exchange.note(self.name, "admitted", tokens_before=ask.tokens, cost_microusd=ask.microusd)
+
+
+def worst_case(request: Request, targets: tuple[Target, ...]) -> Ask:
+    """What to reserve: the prompt by its size, the answer by its cap, at the dearest target's price."""
+    prompt = prompt_size(request.body)
+    most = request.max_output
+    if request.kind == "embeddings":
+        answer = 0
+    elif most is not None:
+        answer = most * request.n
+    else:
+        answer = min([EXPECTED_OUTPUT, *(t.max_output for t in targets if t.max_output)]) * request.n
+    usage = Usage(prompt=prompt, completion=answer)
+    return Ask(tokens=usage.total, microusd=max(t.price.of(usage) for t in targets))
+
+
+def prompt_size(body: bytes) -> int:
+    """Tokens of a body, from its length; an image's base64 is not text and counts as one image."""
+    if len(body) < 4096 or b";base64," not in body:
+        return estimate_bytes(body)
+    text, images = _BASE64.subn(b"", body)
+    return estimate_bytes(text) + images * _IMAGE_TOKENS

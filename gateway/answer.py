@@ -1,0 +1,177 @@
+"""The `answer` stage: call the targets in their order until one answers.
+
+Another attempt is made only before the first byte has gone to the client: on the same target when its retry policy and
+budget allow, then on the next. A stream counts as begun when its first event is here, so an error that an upstream
+sends in-band, in place of an answer, still becomes a proper status or a fallback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..backends.base import Call, Stream
+from ..protocol.errors import CircuitOpen, TrimtabError, UpstreamCut, UpstreamTimeout
+from ..protocol.exchange import Exchange, Target
+from ..protocol.messages import Answer as WholeAnswer
+from .breaker import counts_against
+from .catalogue import Catalogue, Served
+from .relay import StreamRelay
+from .retry import worth_another
+
+T = TypeVar("T")
+
+FORWARDED = ("traceparent", "tracestate", "openai-beta", "anthropic-beta")
+
+
+@dataclass(slots=True)
+class OpenStream:
+    """A stream whose first bytes are in hand."""
+
+    stream: Stream
+    chunks: AsyncIterator[bytes]
+    relay: StreamRelay
+    first: bytes
+    served: Served
+
+
+class Answer:
+    name = "answer"
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._catalogue = catalogue
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+
+    async def complete(self, exchange: Exchange) -> WholeAnswer:
+        """A whole answer from the first target that gives one. Raises the last error."""
+        return await self._first(exchange, self._complete)
+
+    async def open(self, exchange: Exchange) -> OpenStream:
+        """A stream that has begun. Raises the last error."""
+        return await self._first(exchange, self._open)
+
+    async def _first(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
+        last: TrimtabError = CircuitOpen("no target is configured for this model")
+        for target in exchange.targets:
+            served = self._catalogue.served(target)
+            try:
+                return await self._attempts(exchange, served, verb)
+            except TrimtabError as e:
+                last = e
+                if not worth_another(e):
+                    raise
+        raise last
+
+    async def _attempts(
+        self, exchange: Exchange, served: Served, verb: Callable[[Exchange, Served, Call], Awaitable[T]]
+    ) -> T:
+        call = self._call(exchange, served)
+        breaker = served.breaker
+        attempt = 0
+        while True:
+            if not breaker.allow(self._clock()):
+                raise _resting(served.target, breaker.retry_after(self._clock()))
+            attempt += 1
+            exchange.receipt.attempts += 1
+            served.budget.call()
+            try:
+                result = await verb(exchange, served, call)
+            except TrimtabError as e:
+                self._blame(served, e)
+                wait = served.retries.wait(e, attempt, self._jitter())
+                exchange.receipt.retries.append(f"{served.target.name}: {e.code}: {e.message}"[:200])
+                if wait is None or not served.budget.take():
+                    raise
+            except BaseException:
+                breaker.abandon()
+                raise
+            else:
+                breaker.success()
+                exchange.receipt.target = served.target.name
+                return result
+            await self._sleep(wait)
+
+    def _blame(self, served: Served, error: TrimtabError) -> None:
+        if counts_against(error):
+            served.breaker.failure(self._clock())
+        else:
+            served.breaker.abandon()
+
+    def _call(self, exchange: Exchange, served: Served) -> Call:
+        request = exchange.working
+        changes: dict[str, object] = {}
+        if served.target.upstream_model != request.model:
+            changes["model"] = served.target.upstream_model
+        if request.stream and request.kind != "embeddings" and not request.include_usage:
+            options = request.get("stream_options")
+            changes["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        return Call(
+            kind=request.kind,
+            request=request.with_fields(**changes) if changes else request,
+            request_id=exchange.id,
+            tenant=exchange.tenant.name,
+            headers={name: exchange.headers[name] for name in FORWARDED if name in exchange.headers},
+            timeouts=served.timeouts,
+            draft=exchange.draft,
+        )
+
+    async def _complete(self, exchange: Exchange, served: Served, call: Call) -> WholeAnswer:
+        try:
+            async with asyncio.timeout(call.timeouts.total):
+                return await served.backend.complete(call)
+        except TimeoutError:
+            raise UpstreamTimeout("total", call.timeouts.total) from None
+
+    async def _open(self, exchange: Exchange, served: Served, call: Call) -> OpenStream:
+        relay = StreamRelay(strip_usage=not exchange.original.include_usage)
+        stream: Stream | None = None
+        try:
+            async with asyncio.timeout(call.timeouts.first_token):
+                stream = await served.backend.stream(call)
+                chunks = aiter(stream)
+                first = b""
+                while not relay.started and relay.error is None:
+                    first += await self._next(chunks, relay)
+        except TimeoutError:
+            await _drop(stream)
+            raise UpstreamTimeout("first_token", call.timeouts.first_token) from None
+        except BaseException:
+            await _drop(stream)
+            raise
+        if relay.error is not None:
+            await _drop(stream)
+            raise relay.error
+        return OpenStream(stream, chunks, relay, first, served)
+
+    async def _next(self, chunks: AsyncIterator[bytes], relay: StreamRelay) -> bytes:
+        try:
+            return relay.feed(await anext(chunks))
+        except StopAsyncIteration:
+            rest = relay.finish()
+            if not relay.started and relay.error is None:
+                raise UpstreamCut("the upstream ended its stream before it began") from None
+            return rest
+
+
+async def _drop(stream: Stream | None) -> None:
+    if stream is not None:
+        await stream.aclose()
+
+
+def _resting(target: Target, seconds: float) -> CircuitOpen:
+    return CircuitOpen(
+        f"'{target.name}' failed repeatedly and is left alone for {max(1, round(seconds))} s",
+        retry_after=max(1.0, seconds),
+    )

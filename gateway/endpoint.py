@@ -1,0 +1,312 @@
+"""The hot endpoints: bytes in, the pipeline, bytes out, and whatever happens on the way settled exactly once.
+
+A plain ASGI callable, not a FastAPI function: no per-request models, no middleware that wraps the stream. A second task
+watches for the client's leaving and cancels the work; the upstream is closed at once, streaming or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from ..protocol.errors import GatewayError, Internal, TrimtabError, UpstreamTimeout
+from ..protocol.exchange import Exchange
+from ..protocol.messages import Answer, Kind, Request, Usage
+from ..protocol.tokens import count
+from .admit import prompt_size
+from .answer import OpenStream
+from .mapping import Mapping, Translator
+from .wire import (
+    EVENTS,
+    JSON,
+    ClientGone,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    error_event,
+    error_headers,
+    read_body,
+)
+
+if TYPE_CHECKING:
+    from .live import Gateway
+
+log = logging.getLogger("trimtab.endpoint")
+
+
+class Endpoint:
+    """One path. `mapping` translates another protocol to chat and back; None is OpenAI's own."""
+
+    def __init__(self, gateway: Gateway, kind: Kind, mapping: Mapping | None = None) -> None:
+        self._gateway = gateway
+        self._kind = kind
+        self._mapping = mapping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway = self._gateway
+        started = time.monotonic()
+        request_id = gateway.new_id()
+        gateway.enter()
+        try:
+            exchange, headers = await self._admit(scope, receive, request_id, started)
+            await _Run(self, exchange, headers, receive, send).run()
+        except ClientGone:
+            return
+        except TrimtabError as e:
+            gateway.metrics.rejected(e.code)
+            await self.send_error(send, e, request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            await self.send_error(send, Internal("an internal error; the log has it under this request id"), request_id)
+        finally:
+            gateway.leave()
+
+    async def _admit(self, scope: Scope, receive: Receive, request_id: str, started: float) -> tuple[Exchange, Headers]:
+        """The key before the body, the body before the pipeline. Raises what the client is to be told."""
+        gateway = self._gateway
+        live = gateway.live
+        caller = live.authenticate(scope["headers"])
+        gateway.check_open()
+        body = await read_body(scope, receive, live.max_body, live.receipt_seconds)
+        request = self._mapping.to_chat(body) if self._mapping is not None else Request.parse(self._kind, body)
+        exchange = gateway.exchange(request_id, request, caller, scope["headers"], started)
+        await live.pipeline.walk(exchange)
+        return exchange, live.limit_headers(exchange)
+
+    async def send_error(self, send: Send, error: TrimtabError, request_id: str, extra: Headers | None = None) -> None:
+        body = self.error_body(error, request_id)
+        headers = [JSON, *error_headers(error, request_id), *(extra or ())]
+        if error.http_status in (408, 413):
+            headers.append((b"connection", b"close"))  # bytes of the body may still be coming
+        await _send_whole(send, error.http_status, headers, body)
+
+    def error_body(self, error: TrimtabError, request_id: str) -> bytes:
+        if self._mapping is not None:
+            return self._mapping.error(error, request_id)
+        return error_event(error, request_id)[6:-2]
+
+
+class _Run:
+    """One admitted exchange: answer it, send it, settle it."""
+
+    def __init__(self, endpoint: Endpoint, exchange: Exchange, limit_headers: Headers, receive: Receive, send: Send):
+        self._endpoint = endpoint
+        self._gateway = endpoint._gateway
+        self._live = self._gateway.live
+        self._mapping = endpoint._mapping
+        self._exchange = exchange
+        self._limit_headers = limit_headers
+        self._receive = receive
+        self._send = send
+        self._begun = False  # the status line is out: an error is an event now
+        self._ending = False  # the last bytes are on their way: the client may leave as it likes
+        self._gone = False
+        self._outcome = "error"
+        self._status = 500
+        self._translator: Translator | None = None
+
+    async def run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._gateway.working(task, self)
+        watch = asyncio.ensure_future(self._watch(task))
+        try:
+            if self._exchange.original.stream and self._exchange.original.kind != "embeddings":
+                await self._stream()
+            else:
+                await self._whole()
+            self._outcome, self._status = "ok", 200
+        except asyncio.CancelledError:
+            task.uncancel()
+            await self._interrupted()
+        except TrimtabError as e:
+            await self._failed(e)
+        except Exception:
+            log.exception("request %s failed", self._exchange.id)
+            await self._failed(Internal("an internal error; the log has it under this request id"))
+        finally:
+            watch.cancel()
+            self._gateway.settle(self._exchange, self._live, self._outcome, self._status)
+
+    async def _watch(self, task: asyncio.Task[None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._ending:
+            self._gone = True
+            task.cancel()
+
+    async def _whole(self) -> None:
+        exchange = self._exchange
+        answer = exchange.answer
+        if answer is None:
+            called = time.monotonic()
+            answer = await self._live.answer.complete(exchange)
+            self._measure(called)
+        exchange.spent = answer.usage or self._count(answer)
+        body = answer.body if self._mapping is None else self._mapping.from_chat(answer.body, exchange.original)
+        headers = [JSON, *self._headers(), *self._cost_headers()]
+        for name, value in answer.headers.items():
+            headers.append(_upstream_header(name, value))
+        self._ending = True
+        await _send_whole(self._send, 200, headers, body)
+
+    async def _stream(self) -> None:
+        called = time.monotonic()
+        opened = await self._live.answer.open(self._exchange)
+        self._measure(called)
+        if self._mapping is not None:
+            self._translator = self._mapping.stream(self._exchange.original)
+        try:
+            await self._relay(opened)
+        except TrimtabError:
+            self._spend(opened)
+            raise
+        except BaseException:
+            # Whatever it was (a client gone, a drain), stop the upstream first and count afterwards.
+            await asyncio.shield(opened.stream.aclose())
+            self._spend(opened)
+            raise
+        finally:
+            await opened.stream.aclose()
+        self._spend(opened)
+
+    async def _relay(self, opened: OpenStream) -> None:
+        relay, send, translator = opened.relay, self._send, self._translator
+        timeouts = opened.served.timeouts
+        loop = asyncio.get_running_loop()
+        last = loop.time() + timeouts.total
+        headers = [*EVENTS, *self._headers()]
+        for name, value in opened.stream.headers.items():
+            headers.append(_upstream_header(name, value))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._begun = True
+        self._exchange.receipt.first_byte_ms = round((time.monotonic() - self._exchange.started) * 1000, 3)
+        first = opened.first
+        if translator is not None:
+            first = translator.feed(first)
+        if first:
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+        sending = False
+        try:
+            async with asyncio.timeout(timeouts.idle) as timer:
+                async for chunk in opened.chunks:
+                    now = loop.time()
+                    timer.reschedule(min(now + timeouts.idle, last))
+                    out = relay.feed(chunk)
+                    if translator is not None and out:
+                        out = translator.feed(out)
+                    if out:
+                        sending = True
+                        await send({"type": "http.response.body", "body": out, "more_body": True})
+                        sending = False
+                    if relay.error is not None:
+                        raise relay.error
+        except TimeoutError:
+            if sending:
+                raise _TooSlow from None
+            if loop.time() >= last:
+                raise UpstreamTimeout("total", timeouts.total) from None
+            raise UpstreamTimeout("idle", timeouts.idle) from None
+        rest = relay.finish()
+        if relay.error is not None:
+            raise relay.error
+        if translator is not None:
+            rest = translator.feed(rest) + translator.finish()
+        self._ending = True
+        await send({"type": "http.response.body", "body": rest})
+
+    async def _failed(self, error: TrimtabError) -> None:
+        exchange = self._exchange
+        self._ending = True
+        exchange.receipt.error = f"{error.code}: {error.message}"[:300]
+        self._status = error.http_status
+        if isinstance(error, _TooSlow):
+            self._outcome = "disconnected"
+            return
+        if not self._begun:
+            extra = [*self._headers(), *self._limit_headers]
+            await self._endpoint.send_error(self._send, error, exchange.id, _without(extra, b"x-request-id"))
+            return
+        self._outcome = "cut"
+        if self._translator is not None:
+            event = self._translator.fail(error)
+        else:
+            event = error_event(error, exchange.id)
+        await self._send({"type": "http.response.body", "body": event})
+
+    async def _interrupted(self) -> None:
+        """Cancelled: the client left, or the drain's time is up."""
+        if self._gone:
+            self._outcome, self._status = "disconnected", 499
+            if self._exchange.spent is None:
+                self._exchange.spent = Usage(prompt=prompt_size(self._exchange.working.body), estimated=True)
+            return
+        await self._failed(self._gateway.draining_error())
+
+    def _spend(self, opened: OpenStream) -> None:
+        """What the stream used, as the upstream reported it, as the backend knows it, or as counted from what passed."""
+        own = opened.stream.spent() if opened.relay.usage is None else None
+        if own is not None:
+            self._exchange.spent = own
+            return
+        prompt = prompt_size(self._exchange.working.body)
+        self._exchange.spent = opened.relay.spent(opened.served.target.upstream_model, prompt)
+
+    def _count(self, answer: Answer) -> Usage:
+        """A whole answer without usage: counted here, and flagged."""
+        text, _ = count(answer.body.decode(errors="replace"))
+        return Usage(prompt=prompt_size(self._exchange.working.body), completion=text, estimated=True)
+
+    def _measure(self, called: float) -> None:
+        exchange = self._exchange
+        exchange.note("answer", exchange.receipt.target, ms=round((time.monotonic() - called) * 1000, 3))
+        self._gateway.metrics.overhead(called - exchange.started)
+
+    def _headers(self) -> Headers:
+        exchange = self._exchange
+        return [
+            (b"x-request-id", exchange.id.encode()),
+            (b"x-trimtab-model", (exchange.receipt.target or "none").encode()),
+            (b"x-trimtab-cache", str(exchange.facts.get("cache", "off")).encode()),
+            (b"x-trimtab-attempts", b"%d" % exchange.receipt.attempts),
+            *self._limit_headers,
+        ]
+
+    def _cost_headers(self) -> Headers:
+        usage = self._exchange.spent
+        price = self._live.price(self._exchange)
+        if usage is None or not price.known:
+            return []
+        return [(b"x-trimtab-cost-usd", b"%.6f" % (price.of(usage) / 1e6))]
+
+
+class _TooSlow(GatewayError):
+    """The client does not read; nobody is told, the connection is dropped."""
+
+    code = "client_too_slow"
+
+    def __init__(self) -> None:
+        super().__init__("the client did not read its stream")
+
+
+async def _send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def _upstream_header(name: str, value: str) -> tuple[bytes, bytes]:
+    """An upstream's header for the client; its request id is not ours and gets a name of its own."""
+    if name == "x-request-id":
+        name = "x-trimtab-upstream-request-id"
+    return name.encode("latin-1"), value.encode("latin-1", "replace")
+
+
+def _without(headers: Headers, name: bytes) -> Headers:
+    return [pair for pair in headers if pair[0] != name]
+

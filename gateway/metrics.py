@@ -1,0 +1,86 @@
+"""Prometheus metrics. Every label's values come from the configuration or a fixed list, so none can grow without bound.
+
+The children of each metric are looked up once and kept: a label look-up a request would cost more than the increment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ..protocol.exchange import Receipt
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_OVERHEAD = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+class Metrics:
+    """One registry a gateway; tests and embedded uses do not share global state."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, doc: str, *labels: str) -> Callable[..., Any]:
+            return cache(Counter(name, doc, labels, registry=self.registry).labels)
+
+        def histogram(name: str, doc: str, buckets: tuple[float, ...], *labels: str) -> Callable[..., Any]:
+            return cache(Histogram(name, doc, labels, buckets=buckets, registry=self.registry).labels)
+
+        self._requests = counter(
+            "trimtab_requests", "Requests admitted.", "tenant", "model", "kind", "outcome", "status"
+        )
+        self._tokens = counter("trimtab_tokens", "Tokens, as settled.", "tenant", "model", "direction")
+        self._spend = counter("trimtab_spend_usd", "Money spent, as settled.", "tenant", "model")
+        self._saved = counter("trimtab_saved_usd", "Money saved net of its cost.", "tenant", "model")
+        self._rejected = counter("trimtab_rejected", "Requests refused before any work.", "code")
+        self._attempts = counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
+        self._duration = histogram(
+            "trimtab_request_seconds", "From arrival to the last byte.", _SECONDS, "model", "kind"
+        )
+        self._first = histogram("trimtab_first_byte_seconds", "From arrival to the first byte.", _SECONDS, "model")
+        self._overhead = histogram(
+            "trimtab_overhead_seconds", "Time in the gateway before the upstream's.", _OVERHEAD
+        )()
+        self.in_flight = Gauge("trimtab_in_flight_requests", "Requests being answered.", registry=self.registry)
+        self.ready = Gauge("trimtab_ready", "1 when readiness answers 200.", registry=self.registry)
+        self.reloads = cache(
+            Counter(
+                "trimtab_config_reloads", "Reloads of the configuration.", ["result"], registry=self.registry
+            ).labels
+        )
+        self.ledger_buffered = Gauge("trimtab_ledger_buffered", "Receipts not written yet.", registry=self.registry)
+        self.circuit_open = cache(
+            Gauge("trimtab_circuit_open", "1 while a model is left alone.", ["model"], registry=self.registry).labels
+        )
+
+    def settled(self, receipt: Receipt) -> None:
+        """Count one closed receipt."""
+        tenant, model = receipt.tenant, receipt.target or "none"
+        self._requests(tenant, model, receipt.kind, receipt.outcome, str(receipt.status)).inc()
+        if receipt.usage is not None:
+            self._tokens(tenant, model, "input").inc(receipt.usage.prompt)
+            self._tokens(tenant, model, "output").inc(receipt.usage.completion)
+        if receipt.cost_microusd:
+            self._spend(tenant, model).inc(receipt.cost_microusd / 1e6)
+        if receipt.saved_microusd > 0:
+            self._saved(tenant, model).inc(receipt.saved_microusd / 1e6)
+        if receipt.attempts > 1:
+            self._attempts(model).inc(receipt.attempts - 1)
+        if receipt.total_ms is not None:
+            self._duration(model, receipt.kind).observe(receipt.total_ms / 1000)
+        if receipt.stream and receipt.first_byte_ms is not None:
+            self._first(model).observe(receipt.first_byte_ms / 1000)
+
+    def overhead(self, seconds: float) -> None:
+        self._overhead.observe(seconds)
+
+    def rejected(self, code: str) -> None:
+        self._rejected(code).inc()
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,266 @@
+"""Watching an OpenAI event stream go by: what it used, whether it ended well, and nothing lost on the way.
+
+Bytes go through as they came, whole events at a time. Only events that name `usage` or `error` are looked into; the
+rest is scanned, not parsed, so a relayed stream costs little more than the copy. Pure: bytes in, bytes out.
+
+It does not know where the bytes come from or go to.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from ..protocol import tokens
+from ..protocol.errors import TrimtabError, UpstreamAnswered, UpstreamCut, UpstreamGarbled
+from ..protocol.messages import Delta, Usage, WireUsage
+
+MAX_EVENT = 4 << 20  # an upstream that sends more without an event's end is broken or hostile
+_KEEP = 64 << 10  # raw bytes held for counting before they are folded into figures
+
+DONE = b"data: [DONE]\n\n"
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_USED = re.compile(rb'"usage"\s*:\s*\{')
+_LAST = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*$")
+_ANSWERED = re.compile(rb"(?:^|\n)data: ?\{")
+
+
+class _Used(msgspec.Struct):
+    usage: WireUsage | None = None
+
+
+_usage = msgspec.json.Decoder(_Used)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_delta = msgspec.json.Decoder(Delta)
+
+
+class StreamRelay:
+    """One stream on its way to a client.
+
+    `feed` takes bytes as they arrive and returns the bytes to send; `finish` is called at the upstream's end.
+    `strip_usage`: the client did not ask for usage, we did. A multi-line or CRLF stream is normalised to plain LF.
+    """
+
+    __slots__ = (
+        "_carriage",
+        "_characters",
+        "_kept",
+        "_kept_size",
+        "_strip",
+        "_tail",
+        "_text",
+        "done",
+        "error",
+        "events",
+        "finished",
+        "started",
+        "usage",
+    )
+
+    def __init__(self, *, strip_usage: bool = False) -> None:
+        self._strip = strip_usage
+        self._tail = b""
+        self._carriage = False
+        self._kept: list[bytes] = []
+        self._kept_size = 0
+        self._text: list[str] = []
+        self._characters = 0
+        self.events = 0  # chunks that carried content, as far as they were counted
+        self.usage: Usage | None = None
+        self.finished = False  # some choice gave its finish_reason
+        self.done = False  # [DONE] came
+        self.started = False  # at least one data event came
+        self.error: TrimtabError | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Bytes to send on now: every event that is complete. Raises UpstreamGarbled for an event without an end."""
+        if self.done or not data:
+            return b""
+        if b"\r" in data or self._carriage:
+            data = self._plain_newlines(data)
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        if not data.endswith(b"\n\n"):
+            end = data.rfind(b"\n\n") + 2
+            if end == 1:
+                end = 0
+            self._tail = data[end:]
+            if len(self._tail) > MAX_EVENT:
+                raise UpstreamGarbled(f"the upstream sent an event of more than {MAX_EVENT >> 20} MB")
+            data = data[:end]
+        return self._watch(data) if data else b""
+
+    def finish(self) -> bytes:
+        """The upstream ended. The bytes still owed, with `[DONE]` if it forgot; raises UpstreamCut if it was cut."""
+        rest = b""
+        if self._tail.strip() and not self.done:
+            # A last event without its blank line counts if it is whole.
+            tail, self._tail = self._tail.rstrip(b"\n") + b"\n\n", b""
+            if _whole(tail):
+                rest = self._watch(tail)
+        if self.error is not None or self.done:
+            return rest
+        if not self.finished:
+            raise UpstreamCut("the upstream ended its stream in the middle of the answer")
+        self.done = True
+        return rest + DONE
+
+    def spent(self, model: str, prompt: int) -> Usage:
+        """What was used: the upstream's own figure, else a count of what passed, flagged as an estimate."""
+        if self.usage is not None:
+            return self.usage
+        self._fold()
+        text = "".join(self._text)
+        counted, exact = tokens.count(text, model) if text else (0, True)
+        # Without the model's own tokenizer, an upstream that sends one token a chunk counts better than a rule does.
+        fine_grained = self.events > 0 and self._characters <= 8 * self.events
+        completion = self.events if not exact and fine_grained else counted
+        return Usage(prompt=prompt, completion=completion, estimated=True)
+
+    def _watch(self, block: bytes) -> bytes:
+        self.started = self.started or _ANSWERED.search(block) is not None
+        if not self.finished and _FINISH.search(block):
+            self.finished = True
+        if b"[DONE]" in block[-24:] and _LAST.search(block, max(0, len(block) - 64)):
+            self.done = True
+        if b'"error"' in block:
+            block = self._look_for_error(block)
+        if b'"usage"' in block:
+            block = self._take_usage(block)
+        if self.usage is None and block:
+            self._keep(block)
+        return block
+
+    def _look_for_error(self, block: bytes) -> bytes:
+        passed = []
+        for event in block.split(b"\n\n"):
+            if b'"error"' in event and (body := _data(event)) and (error := _error_in(body)) is not None:
+                self.error = error
+                break
+            passed.append(event)
+        else:
+            return block
+        return b"\n\n".join(passed) + b"\n\n" if passed else b""
+
+    def _take_usage(self, block: bytes) -> bytes:
+        if not self._strip:
+            if _USED.search(block):
+                for event in block.split(b"\n\n"):
+                    if _USED.search(event):
+                        self._note_usage(_data(event))
+            return block
+        kept = []
+        for event in block.split(b"\n\n"):
+            if b'"usage"' in event:
+                event = self._without_usage(event)
+                if not event:
+                    continue
+            kept.append(event)
+        joined = b"\n\n".join(kept)
+        return joined if joined.strip() else b""
+
+    def _without_usage(self, event: bytes) -> bytes:
+        body = _data(event)
+        try:
+            fields = _fields.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return event
+        if "usage" not in fields:
+            return event
+        self._note_usage(body)
+        if bytes(fields.get("choices", b"")).strip() == b"[]":
+            return b""
+        del fields["usage"]
+        return b"data: " + msgspec.json.encode(fields)
+
+    def _note_usage(self, body: bytes) -> None:
+        try:
+            wire = _usage.decode(body).usage
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if wire is not None:
+            self.usage = wire.to_usage()
+            self._kept.clear()
+            self._kept_size = 0
+
+    def _keep(self, block: bytes) -> None:
+        self._kept.append(block)
+        self._kept_size += len(block)
+        if self._kept_size > _KEEP:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Turn the raw bytes held so far into text and a chunk count."""
+        for event in b"".join(self._kept).split(b"\n\n"):
+            body = _data(event)
+            if not body.startswith(b"{"):
+                continue
+            try:
+                choices = _delta.decode(body).choices
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            for choice in choices:
+                text = _content(choice.delta, choice.text)
+                if text:
+                    self.events += 1
+                    self._characters += len(text)
+                    self._text.append(text)
+        self._kept.clear()
+        self._kept_size = 0
+
+    def _plain_newlines(self, data: bytes) -> bytes:
+        if self._carriage:
+            data = b"\r" + data
+        self._carriage = data.endswith(b"\r")
+        if self._carriage:
+            data = data[:-1]
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _content(message: object, text: str | None) -> str:
+    """Everything in a chunk that the model generated: content, refusal, reasoning, names and arguments of tools."""
+    parts = [text or ""]
+    if message is not None:
+        for name in ("content", "refusal", "reasoning_content", "reasoning"):
+            parts.append(getattr(message, name) or "")
+        for call in getattr(message, "tool_calls", None) or ():
+            if call.function is not None:
+                parts += [call.function.name or "", call.function.arguments or ""]
+    return "".join(parts)
+
+
+def _data(event: bytes) -> bytes:
+    """The data of one event, its lines joined as the event stream standard says."""
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def _whole(event: bytes) -> bool:
+    body = _data(event.rstrip(b"\n"))
+    if body.strip() == b"[DONE]":
+        return True
+    try:
+        _fields.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _error_in(body: bytes) -> TrimtabError | None:
+    """An error that came in-band, after a 200 (several gateways take it for an empty success)."""
+    try:
+        error = msgspec.json.decode(body).get("error")
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, RecursionError):
+        return None
+    if not error:
+        return None
+    if not isinstance(error, dict):
+        body = msgspec.json.encode({"error": {"message": str(error)[:500]}})
+        error = {}
+    code = error.get("status") or error.get("code")
+    status = int(code) if isinstance(code, int | str) and str(code).isdigit() and 400 <= int(code) < 600 else 502
+    return UpstreamAnswered(status, body)

@@ -1,0 +1,67 @@
+"""When to try again: a pure schedule with a budget, so that retries cannot become an outage of their own.
+
+A retry happens only before the first byte has gone to the client. All retries together stay within a share of recent
+calls (20 %, never fewer than 3 in a burst), waits are jittered, and a `Retry-After` is obeyed up to the wait we accept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..protocol.errors import (
+    CircuitOpen,
+    TrimtabError,
+    UpstreamAnswered,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """A token bucket filled by calls: each call adds `share` of a retry, up to `burst`."""
+
+    share: float = 0.2
+    burst: float = 3.0
+    _tokens: float = 3.0
+
+    def call(self) -> None:
+        self._tokens = min(self.burst, self._tokens + self.share)
+
+    def take(self) -> bool:
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts` counts the first call too. Seconds."""
+
+    attempts: int = 2
+    base: float = 0.25
+    longest: float = 8.0
+    longest_retry_after: float = 5.0
+
+    def wait(self, error: TrimtabError, attempt: int, jitter: float) -> float | None:
+        """Seconds to wait before calling the same target again, or None to leave it.
+
+        `attempt` is the number of calls made so far, `jitter` a random number in [0, 1). A timeout is not tried on the
+        same target: whoever was too slow is likely to be so again, and the client has waited already.
+        """
+        if attempt >= self.attempts or not worth_another(error) or isinstance(error, UpstreamTimeout | CircuitOpen):
+            return None
+        if error.retry_after is not None:
+            return error.retry_after if error.retry_after <= self.longest_retry_after else None
+        if isinstance(error, UpstreamUnreachable) and attempt == 1:
+            return 0.0
+        return min(self.longest, self.base * float(2 ** (attempt - 1))) * (0.5 + jitter / 2)
+
+
+def worth_another(error: TrimtabError) -> bool:
+    """Whether another call, here or at a fallback, could go better."""
+    if isinstance(error, UpstreamAnswered):
+        return error.transient
+    return isinstance(error, UpstreamError) and error.retryable

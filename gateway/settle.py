@@ -1,0 +1,63 @@
+"""The `settle` stage: what was used, what it cost, and the receipt that says so.
+
+Synchronous: a client that leaves cannot interrupt it, and it costs the event loop a few microseconds. The ledger writes
+on its own thread; a shared limiter settles in a task that `background` owns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..protocol.exchange import Exchange, Price, Receipt
+from ..protocol.messages import Usage
+from .catalogue import Catalogue
+from .ledger import Ledger
+from .limits import Limiter
+from .metrics import Metrics
+
+
+class Settle:
+    name = "settle"
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        ledger: Ledger,
+        metrics: Metrics,
+        background: Callable[[Coroutine[Any, Any, None]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limiter = limiter
+        self._ledger = ledger
+        self._metrics = metrics
+        self._background = background
+        self._clock = clock
+
+    def __call__(self, exchange: Exchange, catalogue: Catalogue, outcome: str, status: int) -> Receipt:
+        """Close the books on an admitted exchange. Calling it twice changes nothing."""
+        receipt = exchange.receipt
+        if receipt.outcome != "open":
+            return receipt
+        usage = exchange.spent or Usage()
+        price = self._price(exchange, catalogue)
+        receipt.outcome = outcome
+        receipt.status = status
+        receipt.usage = usage
+        receipt.priced = price.known
+        receipt.cost_microusd = price.of(usage)
+        receipt.total_ms = round((self._clock() - exchange.started) * 1000, 3)
+        exchange.note(self.name, "counted" if usage.estimated else "settled", cost_microusd=receipt.cost_microusd)
+        reservation = exchange.facts.pop("reservation", None)
+        if reservation is not None:
+            self._background(self._limiter.settle(reservation, usage.total, receipt.cost_microusd))
+        self._ledger.record(receipt)
+        self._metrics.settled(receipt)
+        return receipt
+
+    def _price(self, exchange: Exchange, catalogue: Catalogue) -> Price:
+        for target in exchange.targets:
+            if target.name == exchange.receipt.target:
+                return target.price
+        return Price()
