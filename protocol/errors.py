@@ -20,6 +20,7 @@
     │   ├── NotSupported            501 not_supported (a backend that has no such verb)
     │   ├── Overloaded              503 overloaded
     │   ├── Draining                503 server_shutdown
+    │   ├── ModelUnavailable        503 model_unavailable (the bundled engine's weights are missing or unusable)
     │   ├── LedgerUnavailable       503 ledger_unavailable
     │   └── StoreUnavailable        503 store_unavailable
     └── UpstreamError               whoever answers behind us failed
@@ -139,7 +140,9 @@ class LimitExceeded(ClientError):
     code = "rate_limit_exceeded"
     retryable = True
 
-    def __init__(self, message: str, *, kind: str = "requests", retry_after: float | None = None, ever: bool = True) -> None:
+    def __init__(
+        self, message: str, *, kind: str = "requests", retry_after: float | None = None, ever: bool = True
+    ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.kind = kind
         self.ever = ever  # False: this request is larger than the whole limit, so waiting does not help
@@ -182,6 +185,23 @@ class Draining(GatewayError):
     status = 503
     code = "server_shutdown"
     retryable = True
+
+
+class ModelUnavailable(GatewayError):
+    """The engine's weights are missing, damaged or of a kind it cannot run.
+
+    `detail` is for the operator (which file, what to do); the caller sees only `message`.
+    """
+
+    status = 503
+    code = "model_unavailable"
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.detail})" if self.detail else self.message
 
 
 class LedgerUnavailable(GatewayError):

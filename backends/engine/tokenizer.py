@@ -1,0 +1,129 @@
+"""Text to token ids and back, from the vocabulary and merges inside a GGUF file (byte-level BPE).
+
+What users write never becomes a control token: control tokens are not in the vocabulary that `encode` uses. Only
+`template.py` places them. Knows nothing of chats or of the model.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as Bpe
+
+from ...protocol.errors import ModelUnavailable
+
+_CONTROL = 3  # the type of a control token in `tokenizer.ggml.token_type`
+
+# The splits that models were trained with, by the file's `tokenizer.ggml.pre`: facts of each model.
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_GPT2 = ("default", "gpt-2", "gpt2", "olmo", "mpt")
+_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+_PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "qwen2": _QWEN2, "deepseek-r1-qwen": _QWEN2}
+
+# Tokens that end an answer, whatever the file names as its one end token.
+_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<|eom_id|>")
+
+
+class Tokenizer:
+    """A model's tokenizer. `control` maps each control token's text to its id; `ends` are the ids that end an answer."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        """Raises ModelUnavailable when the file's tokenizer is missing or of a kind we do not have."""
+        if metadata.get("tokenizer.ggml.model") != "gpt2":
+            kind = metadata.get("tokenizer.ggml.model", "none")
+            raise ModelUnavailable(f"the weights' tokenizer is '{kind}'; the engine has byte-level BPE ('gpt2')")
+        tokens: list[str] = metadata.get("tokenizer.ggml.tokens", [])
+        kinds: list[int] = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+        self.size = len(tokens)
+        self.control = {text: i for i, text in enumerate(tokens) if kinds[i] == _CONTROL}
+        self.bytes = [b"" if kinds[i] == _CONTROL else _to_bytes(text) for i, text in enumerate(tokens)]
+        self.longest = max((len(b) for b in self.bytes), default=1)
+        self.ends = self._end_tokens(metadata)
+        self.bos = self._bos(metadata)
+        self.starts_with_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", False))
+        self._texts = tokens
+        self._bpe = _bpe(metadata, {t: i for i, t in enumerate(tokens) if kinds[i] != _CONTROL})
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of plain text; never a control token, whatever the text says."""
+        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of whole answers; control tokens have none."""
+        return b"".join(self.bytes[i] for i in ids).decode("utf-8", "replace")
+
+    def text(self, token: int) -> str:
+        """One token as people read it, control tokens by their name."""
+        return self.bytes[token].decode("utf-8", "replace") or self._texts[token]
+
+    def least_tokens(self, text: str) -> int:
+        """A lower bound of `len(encode(text))` that costs nothing: refuses a huge prompt before it is encoded."""
+        return len(text.encode("utf-8", "replace")) // self.longest
+
+    def _end_tokens(self, metadata: Mapping[str, Any]) -> frozenset[int]:
+        named = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
+        ends = {i for i in named if isinstance(i, int)}
+        return frozenset(ends | {self.control[t] for t in _ENDS if t in self.control})
+
+    def _bos(self, metadata: Mapping[str, Any]) -> int | None:
+        """What an empty prompt begins with."""
+        bos = self.control.get("<|endoftext|>", metadata.get("tokenizer.ggml.bos_token_id"))
+        return bos if isinstance(bos, int) else None
+
+
+class Detokenizer:
+    """Text of a growing answer, piece by piece; never half a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._bytes = tokenizer.bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        return self._decoder.decode(self._bytes[token])
+
+    def flush(self) -> str:
+        """What is left of a character that was cut off: U+FFFD, as decoding the whole answer gives."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int]) -> Any:
+    merges = [tuple(m.split(" ", 1)) for m in metadata.get("tokenizer.ggml.merges", [])]
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    try:
+        bpe = Bpe(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in ("llama-bpe", "llama3", "llama-v3")))
+    except Exception as e:  # the library raises bare Exception
+        raise ModelUnavailable("the weights' tokenizer is damaged", detail=str(e)) from e
+    bpe.pre_tokenizer = _splits(pre)
+    return bpe
+
+
+def _splits(pre: str) -> Any:
+    if pre in _GPT2:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if pre in _SINGLE_DIGITS:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    if pre in _PATTERNS:
+        words = pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")
+        return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raise ModelUnavailable(f"the weights' tokenizer splits words as '{pre}', which the engine does not know")
+
+
+def _alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte: itself where printable, else the next free code from 256 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+_BYTE_OF = _alphabet()
+
+
+def _to_bytes(token: str) -> bytes:
+    # A token outside the alphabet is one that was added in plain text.
+    return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
