@@ -1,0 +1,213 @@
+"""The `models:` section: who can answer, where they are, what they cost, how long we wait for them.
+
+Knows the shape only: which adapter serves a backend is the gateway's start-up's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+
+from ..backends.base import Timeouts
+from ..protocol.exchange import Limits, Price
+from ..protocol.money import dollars, microdollars
+from .secret import HeaderSecret, environment, is_reference, resolve
+from .section import Count, Flag, Name, Seconds, Section
+
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, section 5.1
+HIGHEST_PRICE = Decimal(1_000_000)  # USD per million tokens: a price per token put in the wrong unit is far above it
+
+
+def _price(amount: Decimal) -> Decimal:
+    microdollars(amount)
+    if amount > HIGHEST_PRICE:
+        raise ValueError("is more than a dollar a token; prices are in USD per million tokens")
+    return amount
+
+
+UsdPerMillion = Annotated[Decimal, BeforeValidator(dollars), AfterValidator(_price)]
+
+
+class PriceConfig(Section):
+    """US dollars per million tokens, six decimals at most. Cached input costs what input costs where not said."""
+
+    input: UsdPerMillion
+    cached_input: UsdPerMillion | None = None
+    output: UsdPerMillion
+
+    def resolved(self) -> Price:
+        """The same in integer micro-dollars per million tokens."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        return Price(microdollars(self.input), microdollars(cached), microdollars(self.output), known=True)
+
+
+class TimeoutConfig(Section):
+    """Seconds. `first_token_s` runs from the call to the first byte of an answer, `idle_s` between its chunks."""
+
+    connect_s: Seconds = 3.0
+    first_token_s: Seconds = 60.0
+    idle_s: Seconds = 30.0
+    total_s: Seconds = 600.0
+
+    def resolved(self) -> Timeouts:
+        return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
+
+
+class RetryConfig(Section):
+    """`attempts` counts the first call too: 1 means never again. Only a call that gave no byte is tried again."""
+
+    attempts: Annotated[int, Field(strict=True, ge=1, le=10)] = 2
+
+
+class ModelLimits(Section):
+    """What this gateway sends to one model, all tenants together; left out means unlimited."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent: Count | None = None
+
+    def resolved(self) -> Limits:
+        return Limits(self.requests_per_minute, self.tokens_per_minute, None, self.concurrent)
+
+
+class ModelBase(Section):
+    """What every model has. `fallbacks` is the whole list to try, in order: a fallback's own is not followed."""
+
+    aliases: tuple[Name, ...] = ()
+    listed: Flag = True  # whether GET /v1/models shows it
+    price: PriceConfig | None = None
+    timeouts: TimeoutConfig = TimeoutConfig()
+    retries: RetryConfig = RetryConfig()
+    limits: ModelLimits = ModelLimits()
+    fallbacks: tuple[Name, ...] = ()
+    max_output_tokens: Count | None = None
+
+    def upstream_name(self, name: str) -> str:
+        """The name that whoever answers knows this model by; `name` is ours."""
+        return name
+
+    def resolved_price(self) -> Price:
+        return Price() if self.price is None else self.price.resolved()
+
+    def backend_options(self) -> dict[str, Any]:
+        """What the backend is made with, secrets in the clear: for backends/registry.py only, never for a log."""
+        return {}
+
+
+class EngineModel(ModelBase):
+    """The bundled engine. `weights` is a name of the catalogue or the path of a GGUF file."""
+
+    backend: Literal["engine"]
+    weights: Name = "smollm2-135m-instruct"
+
+    def upstream_name(self, name: str) -> str:
+        return self.weights
+
+    def backend_options(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+
+def _base_url(value: Any, info: ValidationInfo) -> Any:
+    return resolve(value, environment(info)) if isinstance(value, str) and is_reference(value) else value
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is not a URL: its host or port cannot be read") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("must be http:// or https:// with a host, such as https://api.openai.com/v1")
+    if "@" in parts.netloc:
+        raise ValueError("holds credentials; write them as api_key")
+    if parts.query or parts.fragment or any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
+        raise ValueError("must be a plain address, without a query, a fragment, spaces or backslashes")
+    return url.rstrip("/")
+
+
+def _header_name(name: str) -> str:
+    name = name.lower()
+    if not _TOKEN.match(name):
+        raise ValueError("is not the name of an HTTP header")
+    if name in ("authorization", "host", "content-length", "transfer-encoding", "connection"):
+        raise ValueError("is a header that the gateway sets itself" + (" from api_key" if name == "authorization" else ""))
+    return name
+
+
+HeaderName = Annotated[str, Field(strict=True), AfterValidator(_header_name)]
+BaseUrl = Annotated[str, Field(strict=True), BeforeValidator(_base_url), AfterValidator(_checked_url)]
+
+
+class OpenAIModel(ModelBase):
+    """Any server that speaks OpenAI's API. `model` is its name there, the same as here where left out."""
+
+    backend: Literal["openai"]
+    base_url: BaseUrl = "https://api.openai.com/v1"
+    model: Name | None = None
+    api_key: HeaderSecret | None = None
+    headers: Mapping[HeaderName, HeaderSecret] = {}
+
+    def upstream_name(self, name: str) -> str:
+        return self.model or name
+
+    def backend_options(self) -> dict[str, Any]:
+        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
+        return {"base_url": self.base_url, "api_key": _plain(self.api_key), "headers": headers}
+
+
+def _hidden(value: Any, environ: Mapping[str, str]) -> Any:
+    # Which of a provider's parameters are secret is not ours to know (aws_secret_access_key is one): every text is.
+    if isinstance(value, str):
+        return SecretStr(resolve(value, environ)) if value else value
+    if isinstance(value, dict):
+        return {key: _hidden(inner, environ) for key, inner in value.items()}
+    return [_hidden(inner, environ) for inner in value] if isinstance(value, list) else value
+
+
+def _params(value: Any, info: ValidationInfo) -> Any:
+    return _hidden(value, environment(info))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+class LitellmModel(ModelBase):
+    """A provider behind litellm. `model` is litellm's spelling, `params` whatever else the provider needs."""
+
+    backend: Literal["litellm"]
+    model: Name
+    api_key: HeaderSecret | None = None
+    api_base: BaseUrl | None = None
+    params: Annotated[Mapping[str, Any], BeforeValidator(_params)] = Field(default={}, repr=False)
+
+    def upstream_name(self, name: str) -> str:
+        return self.model
+
+    def backend_options(self) -> dict[str, Any]:
+        params = {key: _plain(value) for key, value in self.params.items()}
+        return {"model": self.model, "api_key": _plain(self.api_key), "api_base": self.api_base, "params": params}
+
+
+class FakeModel(ModelBase):
+    """The scripted backend of tests and demos; `script` is read by backends/fake.py."""
+
+    backend: Literal["fake"]
+    script: Mapping[str, Any] = {}
+
+    def backend_options(self) -> dict[str, Any]:
+        return {"script": dict(self.script)}
+
+
+ModelConfig = Annotated[EngineModel | OpenAIModel | LitellmModel | FakeModel, Field(discriminator="backend")]
+BACKENDS = ("engine", "openai", "litellm", "fake")
