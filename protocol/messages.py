@@ -125,7 +125,7 @@ class DeltaChoice(msgspec.Struct, omit_defaults=True):
     delta: DeltaMessage | None = None
     text: str | None = None  # legacy completions
     finish_reason: str | None = None
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
