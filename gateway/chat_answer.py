@@ -63,6 +63,7 @@ class Segment:
     pieces: list[str] = field(default_factory=list)
     logprobs: list[msgspec.Raw] = field(default_factory=list)
     closed: bool = False
+    last: bool = False
 
     @property
     def text(self) -> str:
@@ -108,9 +109,10 @@ class ChatAnswer:
     def ends(self, choice: Choice, request: Request) -> None:
         self.finish_reason = choice.finish_reason or self.finish_reason
         met = choice.stop_reason if isinstance(choice.stop_reason, str) else choice.matched_stop
-        stops = request.get("stop")
-        if isinstance(met, str) and met in ([stops] if isinstance(stops, str) else stops or []):
-            self.stop = met
+        if isinstance(met, str):
+            stops = request.get("stop")
+            if met == stops or (isinstance(stops, list) and met in stops):
+                self.stop = met
 
 
 def read_answer(body: bytes, request: Request) -> ChatAnswer:
@@ -140,6 +142,7 @@ def read_answer(body: bytes, request: Request) -> ChatAnswer:
         answer.segments.append(Segment("tool", call_id, function.name, pieces=[function.arguments or ""]))
     for place, segment in enumerate(answer.segments):
         segment.place, segment.closed = place, True
+        segment.last = place == len(answer.segments) - 1
     return answer
 
 

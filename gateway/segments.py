@@ -184,9 +184,11 @@ class SegmentReader(ABC):
             self._put(*entry)
 
     def _end(self) -> None:
-        self._end_segment()
         while self._waiting:
-            self._put_waiting()
             self._end_segment()
+            self._put_waiting()
+        if self._current is not None:
+            self._current.last = True
+        self._end_segment()
         self._close()
         self._over = True
