@@ -1,8 +1,8 @@
 """One weight matrix and the fastest exact way to multiply by it on this machine.
 
 On a CPU a matrix is kept twice: as the file's own 4-bit blocks for one to four rows (a decoding step reads a quarter of
-the bytes), and in oneDNN's bfloat16 layout for more (a prompt). Plain `F.linear` in bfloat16 re-orders the weight at every
-call and costs about twice as much. Without AVX-512 bfloat16 a CPU computes in float32, and a GPU in plain bfloat16.
+the bytes), and in oneDNN's bfloat16 layout for more (a prompt). Plain `F.linear` in bfloat16 re-orders the weight at
+every call and costs about twice as much. Without AVX-512 bfloat16 a CPU computes in float32, and a GPU in plain bfloat16.
 """
 
 from __future__ import annotations

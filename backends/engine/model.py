@@ -16,6 +16,8 @@ from ...protocol.errors import ModelUnavailable
 from .gguf import GGUF
 from .linear import Compute, Linear, best_compute
 
+_EXACT = 256  # tokens whose logits are float32 whatever the model computes in
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -115,8 +117,9 @@ class Model:
         self.compute = compute or best_compute(self.device)
         self.dtype = torch.float32 if self.compute == "float32" else torch.bfloat16
         self._embedding = self._tensor(file, "token_embd.weight").to(self.dtype)
-        head = "output.weight" if file.has("output.weight") else "token_embd.weight"
-        self._head = self._linear(file, head)
+        own_head = file.has("output.weight")  # else the embedding is the head too
+        self._head_rows = self._tensor(file, "output.weight").to(self.dtype) if own_head else self._embedding
+        self._head = self._linear(file, "output.weight" if own_head else "token_embd.weight")
         self._norm = self._tensor(file, "output_norm.weight")
         self._layers = [self._layer(file, f"blk.{i}.") for i in range(self.shape.layers)]
         self._turns = self._rotations(file)
@@ -138,8 +141,18 @@ class Model:
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
         kv.length = end
-        logits: torch.Tensor = self._head(self._normed(x if every else x[-1:], self._norm)).float()
-        return logits
+        return self._logits(x if every else x[-1:], every)
+
+    def _logits(self, x: torch.Tensor, every: bool) -> torch.Tensor:
+        x = F.rms_norm(x, (x.shape[-1],), self._norm, self.shape.epsilon)
+        if every:  # scoring a prompt: rare, and each row's own token must be exact
+            return F.linear(x, self._head_rows.float())
+        rough: torch.Tensor = self._head(x.to(self.dtype)).float()
+        if self.dtype != torch.float32:
+            # bfloat16 rounds a logit of 20 to the next 1/8, so the likeliest few are computed again.
+            ids = rough[0].topk(min(_EXACT, rough.shape[1])).indices
+            rough[0, ids] = self._head_rows[ids].float() @ x[0]
+        return rough
 
     def _attend(
         self, i: int, layer: _Layer, x: torch.Tensor, turns: torch.Tensor, kv: KV, mask: torch.Tensor | None

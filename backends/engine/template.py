@@ -129,7 +129,7 @@ def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - the output is a prompt, not HTML
+        autoescape=False,
         extensions=["jinja2.ext.loopcontrols"],
     )
     environment.globals["raise_exception"] = _refuse

@@ -18,7 +18,10 @@ from ...protocol.errors import ModelUnavailable
 _CONTROL = 3  # the type of a control token in `tokenizer.ggml.token_type`
 
 # The splits that models were trained with, by the file's `tokenizer.ggml.pre`: facts of each model.
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _GPT2 = ("default", "gpt-2", "gpt2", "olmo", "mpt")
 _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
@@ -29,7 +32,7 @@ _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|
 
 
 class Tokenizer:
-    """A model's tokenizer. `control` maps each control token's text to its id; `ends` are the ids that end an answer."""
+    """A model's tokenizer. `control` has each control token's id by its text; `ends` are the ids that end an answer."""
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Raises ModelUnavailable when the file's tokenizer is missing or of a kind we do not have."""
