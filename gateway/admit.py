@@ -7,7 +7,6 @@ reservation of requests, tokens, money and a slot. What is reserved is an estima
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Protocol
 
 from ..protocol.errors import Forbidden, LedgerUnavailable
@@ -32,7 +31,7 @@ class Accepting(Protocol):
 class Admit:
     name = "admit"
 
-    def __init__(self, catalogue: Callable[[], Catalogue], limiter: Limiter, ledger: Accepting) -> None:
+    def __init__(self, catalogue: Catalogue, limiter: Limiter, ledger: Accepting) -> None:
         self._catalogue = catalogue
         self._limiter = limiter
         self._ledger = ledger
@@ -40,10 +39,11 @@ class Admit:
     async def __call__(self, exchange: Exchange) -> None:
         """Raises Forbidden, ModelNotFound, LimitExceeded, BudgetExceeded, StoreUnavailable or LedgerUnavailable."""
         model = exchange.original.model
-        caller = exchange.caller
-        if caller.models is not None and model not in caller.models:
+        caller, catalogue = exchange.caller, self._catalogue
+        if caller.models is not None and catalogue.meaning(model) not in caller.models:
             raise Forbidden(f"this key may not use the model '{model[:100]}'", param="model")
-        exchange.targets = self._catalogue().resolve(model)
+        exchange.targets = catalogue.resolve(model)
+        exchange.pair = catalogue.pair(model)
         if not self._ledger.accepting:
             raise LedgerUnavailable("the ledger cannot be written, so no paid work is taken on; try again shortly")
         limits = caller.tenant.limits

@@ -57,7 +57,7 @@ class Breaker:
     def success(self) -> None:
         self._failures = 0
         self._remember(True)
-        if self._open:
+        if self._probing:  # a call from before it opened may still end well: that closes nothing
             self._open = self._probing = False
             self._pause = 0.0
             self._recent.clear()

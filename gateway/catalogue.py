@@ -17,7 +17,7 @@ from .retry import RetryBudget, RetryPolicy
 
 @dataclass(slots=True)
 class Served:
-    """One target with everything needed to call it."""
+    """One target with everything needed to call it. `fallbacks` is the whole list to try after it."""
 
     target: Target
     backend: Backend
@@ -28,33 +28,61 @@ class Served:
     fallbacks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A route: a small and a large model, one of which may be missing."""
+
+    small: str | None
+    large: str | None
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The large model first: nothing is promised about the small one until a router has been calibrated."""
+        return tuple(name for name in (self.large, self.small) if name is not None)
+
+
 class Catalogue:
-    """`routes` map a name to the ordered names of models; `aliases` map a name to a model or a route."""
+    """`names` maps every name a client may ask for to the model or route behind it."""
 
     def __init__(
         self,
         served: Iterable[Served],
-        routes: Mapping[str, tuple[str, ...]] | None = None,
-        aliases: Mapping[str, str] | None = None,
+        routes: Mapping[str, Pair] | None = None,
+        names: Mapping[str, str] | None = None,
+        hidden: Iterable[str] = (),
     ) -> None:
         self._served = {s.target.name: s for s in served}
         self._routes = dict(routes or {})
-        self._aliases = dict(aliases or {})
-        self._resolved = {name: self._rank(name) for name in self.names()}
+        own = {name: name for name in (*self._routes, *self._served)}
+        self._names = {**own, **(names or {})}
+        self._hidden = frozenset(hidden)
+        self._resolved = {name: self._rank(meant) for name, meant in self._names.items()}
 
-    def names(self) -> list[str]:
-        """Every name a client may ask for, in the order of the configuration."""
-        return [*self._routes, *self._served, *self._aliases]
+    def listed(self) -> list[str]:
+        """The names that `GET /v1/models` shows, in the order of the configuration."""
+        return [name for name, meant in self._names.items() if meant not in self._hidden]
+
+    def meaning(self, name: str) -> str:
+        """The model or route behind a name (an alias resolved); the name itself if there is none."""
+        return self._names.get(name, name)
 
     def resolve(self, name: str) -> tuple[Target, ...]:
         """The targets for a name, best first. Raises ModelNotFound, which says what there is."""
         found = self._resolved.get(name)
         if found is None:
             raise ModelNotFound(
-                f"the model '{name[:100]}' does not exist here; this gateway serves: {', '.join(self.names())[:500]}",
+                f"the model '{name[:100]}' does not exist here; this gateway serves: {', '.join(self.listed())[:500]}",
                 param="model",
             )
         return found
+
+    def pair(self, name: str) -> tuple[str, str] | None:
+        """The names of a route's small and large model, or None where there is nothing to choose."""
+        route = self._routes.get(self.meaning(name))
+        if route is None or route.small is None or route.large is None:
+            return None
+        return route.small, route.large
 
     def served(self, target: Target) -> Served:
         return self._served[target.name]
@@ -63,10 +91,9 @@ class Catalogue:
         return self._served.values()
 
     def _rank(self, name: str) -> tuple[Target, ...]:
-        name = self._aliases.get(name, name)
-        ranked: list[str] = []
-        for first in self._routes.get(name, (name,)):
-            for candidate in (first, *self._served[first].fallbacks):
-                if candidate not in ranked:
-                    ranked.append(candidate)
-        return tuple(self._served[candidate].target for candidate in ranked)
+        route = self._routes.get(name)
+        if route is not None:
+            candidates = (*route.ranked, *route.fallbacks)
+        else:
+            candidates = (name, *self._served[name].fallbacks)
+        return tuple(self._served[candidate].target for candidate in dict.fromkeys(candidates))

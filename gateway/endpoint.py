@@ -309,4 +309,3 @@ def _upstream_header(name: str, value: str) -> tuple[bytes, bytes]:
 
 def _without(headers: Headers, name: bytes) -> Headers:
     return [pair for pair in headers if pair[0] != name]
-

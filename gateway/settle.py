@@ -1,14 +1,13 @@
 """The `settle` stage: what was used, what it cost, and the receipt that says so.
 
 Synchronous: a client that leaves cannot interrupt it, and it costs the event loop a few microseconds. The ledger writes
-on its own thread; a shared limiter settles in a task that `background` owns.
+on its own thread, and a shared limiter settles behind our back.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from ..protocol.exchange import Exchange, Price, Receipt
 from ..protocol.messages import Usage
@@ -26,13 +25,11 @@ class Settle:
         limiter: Limiter,
         ledger: Ledger,
         metrics: Metrics,
-        background: Callable[[Coroutine[Any, Any, None]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limiter = limiter
         self._ledger = ledger
         self._metrics = metrics
-        self._background = background
         self._clock = clock
 
     def __call__(self, exchange: Exchange, catalogue: Catalogue, outcome: str, status: int) -> Receipt:
@@ -51,7 +48,7 @@ class Settle:
         exchange.note(self.name, "counted" if usage.estimated else "settled", cost_microusd=receipt.cost_microusd)
         reservation = exchange.facts.pop("reservation", None)
         if reservation is not None:
-            self._background(self._limiter.settle(reservation, usage.total, receipt.cost_microusd))
+            self._limiter.settle(reservation, usage.total, receipt.cost_microusd)
         self._ledger.record(receipt)
         self._metrics.settled(receipt)
         return receipt

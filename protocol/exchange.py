@@ -141,6 +141,7 @@ class Exchange:
     headers: Mapping[str, str]  # the client's, lower-case names, credentials removed
     started: float  # monotonic seconds
     targets: tuple[Target, ...] = ()
+    pair: tuple[str, str] | None = None  # the names of the small and the large model, where a route was asked for
     answer: Answer | None = None
     draft: str | None = None
     spent: Usage | None = None

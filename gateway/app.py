@@ -1,0 +1,134 @@
+"""The ASGI application: which path is answered by whom.
+
+FastAPI holds the routes and their documentation. The hot paths are ASGI callables among them (gateway/endpoint.py), so
+FastAPI neither parses their bodies nor wraps their streams.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .. import __version__
+from ..protocol.errors import Internal, MethodNotAllowed, NotFound, TrimtabError, to_wire
+from . import anthropic, metrics, models, receipts, responses
+from .endpoint import Endpoint
+from .live import Gateway
+from .wire import JSON, send_bytes, send_error
+
+log = logging.getLogger("trimtab.app")
+
+Handler = Callable[..., Awaitable[None]]
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The application over a gateway, which whoever serves it starts and closes (gateway/server.py)."""
+    app = FastAPI(title="trimtab", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app.router.routes[:] = _routes(gateway)
+    app.router.redirect_slashes = False
+    app.router.default = _Nowhere(gateway)
+    app.add_exception_handler(405, _wrong_method)
+    return app
+
+
+def _routes(gateway: Gateway) -> list[Any]:
+    hot: list[tuple[str, ASGIApp]] = [
+        ("/chat/completions", Endpoint(gateway, "chat")),
+        ("/completions", Endpoint(gateway, "completions")),
+        ("/embeddings", Endpoint(gateway, "embeddings")),
+        ("/messages", Endpoint(gateway, "chat", anthropic)),
+        ("/responses", Endpoint(gateway, "chat", responses)),
+    ]
+    # The version first: a client whose base_url lacks it is served all the same.
+    routes = [Route(prefix + path, app, methods=["POST"]) for path, app in hot for prefix in ("/v1", "")]
+    cold: list[tuple[str, str, Handler]] = [
+        ("POST", "/v1/messages/count_tokens", _count_tokens),
+        ("GET", "/v1/models", models.models),
+        ("GET", "/v1/models/{name:path}", models.model),
+        ("GET", "/v1/receipts/{receipt_id}", receipts.receipt),
+        ("GET", "/v1/usage", receipts.usage),
+        ("GET", "/health/liveliness", _alive),
+        ("GET", "/health/liveness", _alive),
+        ("GET", "/health/readiness", _ready),
+        ("GET", "/metrics", _metrics),
+        ("GET", "/", _front),
+    ]
+    return routes + [Route(path, _Cold(gateway, handler), methods=[method]) for method, path, handler in cold]
+
+
+class _Cold:
+    """A handler that is not hot: it gets the path's parameters, and its errors become OpenAI's JSON."""
+
+    def __init__(self, gateway: Gateway, handler: Handler) -> None:
+        self._gateway = gateway
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._gateway.new_id()
+        try:
+            if self._handler is _count_tokens:
+                await _count_tokens(self._gateway, scope, send, receive)
+            else:
+                await self._handler(self._gateway, scope, send, **scope.get("path_params", {}))
+        except TrimtabError as e:
+            await send_error(send, e, request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            await send_error(send, Internal("an internal error; the log has it under this request id"), request_id)
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    method = MethodNotAllowed(f"{request.method} is not a method of {request.url.path[:200]}")
+    allow = getattr(error, "headers", None) or {}
+    return Response(to_wire(method), 405, {**allow, "content-type": "application/json"})
+
+
+class _Nowhere:
+    """What is not there: 404 in OpenAI's JSON."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        error = NotFound(f"there is no {scope['method']} {scope['path'][:200]} here")
+        await send_error(send, error, self._gateway.new_id())
+
+
+async def _count_tokens(gateway: Gateway, scope: Scope, send: Send, receive: Receive) -> None:
+    gateway.live.authenticate(scope["headers"])
+    body = await gateway.read_body(scope, receive)
+    await send_bytes(send, 200, [JSON], anthropic.count_tokens(body))
+
+
+async def _alive(gateway: Gateway, scope: Scope, send: Send) -> None:
+    await send_bytes(send, 200, [JSON], b'{"status":"alive"}')
+
+
+async def _ready(gateway: Gateway, scope: Scope, send: Send) -> None:
+    ready, report = gateway.readiness()
+    await send_bytes(send, 200 if ready else 503, [JSON], msgspec.json.encode(report))
+
+
+async def _metrics(gateway: Gateway, scope: Scope, send: Send) -> None:
+    await send_bytes(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], gateway.render_metrics())
+
+
+async def _front(gateway: Gateway, scope: Scope, send: Send) -> None:
+    body = {
+        "name": "trimtab",
+        "version": __version__,
+        "api": "/v1",
+        "health": "/health/readiness",
+        "metrics": "/metrics",
+    }
+    await send_bytes(send, 200, [JSON], msgspec.json.encode(body))

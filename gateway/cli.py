@@ -1,0 +1,172 @@
+"""The command line: `trimtab serve | check | keys | fetch | demo | receipt`.
+
+Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+
+_EPILOG = """examples:
+  trimtab serve                          the small bundled model on http://127.0.0.1:4000, no keys, this machine only
+  trimtab serve -c trimtab.yaml          models, routes, tenants and policies from a file; a change is picked up live
+  trimtab check trimtab.yaml             everything wrong with the file, with line numbers (a LiteLLM file is fine too)
+  trimtab keys new acme                  a key for the tenant 'acme', and the line for the file
+  trimtab demo                           a few requests through the openai client, and what each one cost
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status is 0 when it worked, 1 when it did not, 2 when the command line is wrong."""
+    args = _parser().parse_args(argv)
+    if not hasattr(args, "run"):
+        _parser().print_help()
+        return 2
+    try:
+        status: int = args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trimtab",
+        description="An OpenAI-compatible gateway that makes LLM requests smaller, cheaper or unnecessary.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trimtab {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_serve(commands)
+    _add_check(commands)
+    _add_keys(commands)
+    _add_fetch(commands)
+    _add_demo(commands)
+    return parser
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def _add_serve(commands: Commands) -> None:
+    serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway.")
+    serve.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=_env_path("TRIMTAB_CONFIG", "CONFIG_FILE_PATH"),
+        metavar="FILE",
+        help="configuration file, ours or LiteLLM's (default: $TRIMTAB_CONFIG, else none: one local tenant)",
+    )
+    serve.add_argument("--host", help="address to listen on (default: the file's, else 127.0.0.1)")
+    serve.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any free one (default: the file's, else 4000)"
+    )
+    serve.add_argument("--workers", type=int, help="processes that share the port (default: 1)")
+    serve.add_argument("--ledger", type=Path, metavar="FILE", help="the SQLite file that receipts go to")
+    serve.add_argument(
+        "--log-level", default=os.environ.get("TRIMTAB_LOG", "info"), choices=["debug", "info", "warning", "error"]
+    )
+    serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    serve.set_defaults(run=_serve)
+
+
+def _add_check(commands: Commands) -> None:
+    check = commands.add_parser(
+        "check",
+        help="check a configuration file",
+        description="Check a configuration file; every finding names its line.",
+    )
+    check.add_argument("file", type=Path)
+    check.set_defaults(run=_check)
+
+
+def _add_keys(commands: Commands) -> None:
+    keys = commands.add_parser("keys", help="make and hash keys").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    new = keys.add_parser(
+        "new",
+        help="make a key for a tenant",
+        description="Make a key. It is shown once; only its hash goes into the file.",
+    )
+    new.add_argument("tenant")
+    new.set_defaults(run=_keys_new)
+    digest = keys.add_parser(
+        "hash",
+        help="hash a key read from standard input",
+        description="Hash a key that you have already; it is read from standard input, so that it stays out of the shell's history.",
+    )
+    digest.set_defaults(run=_keys_hash)
+
+
+def _add_fetch(commands: Commands) -> None:
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a model's weights",
+        description="Download weights from the first source that has them, checked by sha256.",
+    )
+    fetch.add_argument("weights", nargs="?", default="smollm2-135m-instruct")
+    fetch.set_defaults(run=_fetch)
+
+
+def _add_demo(commands: Commands) -> None:
+    demo = commands.add_parser("demo", help="send a few requests and show their receipts")
+    demo.add_argument("--url", help="a running gateway (default: start one for the demo)")
+    demo.add_argument("--key", default=os.environ.get("TRIMTAB_KEY", "local"), help="the API key to use")
+    demo.add_argument("--model", default="auto")
+    demo.set_defaults(run=_demo)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .commands import serve
+
+    return serve.run(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .commands import check
+
+    return check.run(args.file)
+
+
+def _keys_new(args: argparse.Namespace) -> int:
+    from .commands import keys
+
+    return keys.new(args.tenant)
+
+
+def _keys_hash(args: argparse.Namespace) -> int:
+    from .commands import keys
+
+    return keys.from_stdin()
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from .commands import fetch
+
+    return fetch.run(args.weights)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .commands import demo
+
+    return demo.run(args.url, args.key, args.model)
+
+
+def _env_path(*names: str) -> Path | None:
+    return next((Path(os.environ[name]) for name in names if os.environ.get(name)), None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""`trimtab serve`: read the configuration, fetch what it needs, serve until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...protocol.errors import TrimtabError
+from ..config import Config, default_config
+from ..config_file import ConfigError, load_config
+from ..listen import OpenDoor, check_listen
+from ..logs import configure
+
+BANNER = """
+trimtab serves {models} on {url}
+
+  curl {url}/v1/chat/completions -H 'content-type: application/json'{header} \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Name three colours."}}]}}'
+
+  # pip install openai
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Name three colours."}}])
+  print(answer.choices[0].message.content)
+"""
+
+
+def run(args: argparse.Namespace) -> int:
+    configure(args.log_level)
+    try:
+        config = _config(args)
+        check_listen(config, config.server.host)
+        _weights(config)
+        if config.server.workers > 1 and args.fd is None:
+            from ..workers import supervise
+
+            return supervise(config, sys.argv[1:])
+        return _serve(config, args)
+    except (ConfigError, OpenDoor, TrimtabError, OSError) as e:
+        print(f"trimtab: {e}", file=sys.stderr)
+        return 1
+
+
+def _serve(config: Config, args: argparse.Namespace) -> int:
+    import uvloop
+
+    from ..server import build, serve
+
+    listener = None if args.fd is None else socket.socket(fileno=args.fd)
+
+    def ready(host: str, port: int) -> None:
+        if args.fd is None:
+            print(banner(config, host, port), flush=True)
+
+    uvloop.run(serve(build(config), config, path=args.config, listener=listener, ready=ready))
+    return 0
+
+
+def banner(config: Config, host: str, port: int) -> str:
+    """The lines to paste, for the first name that can be asked for."""
+    keyless = any(not tenant.keys for tenant in config.tenants.values())
+    names = [*config.routes, *config.models]
+    shown = f"[{host}]" if ":" in host else host
+    return BANNER.format(
+        url=f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}",
+        models=", ".join(names),
+        model=names[0] if names else "auto",
+        header="" if keyless else ' -H "authorization: Bearer $TRIMTAB_KEY"',
+        key="local" if keyless else "tt-...",
+    )
+
+
+def _config(args: argparse.Namespace) -> Config:
+    config = default_config(os.environ) if args.config is None else load_config(args.config)
+    changes: dict[str, Any] = {}
+    for name in ("host", "port", "workers"):
+        value = getattr(args, name)
+        if value is not None:
+            changes[name] = value
+    if changes:
+        config = config.model_copy(update={"server": config.server.model_copy(update=changes)})
+    if args.ledger is not None:
+        ledger = config.ledger.model_copy(update={"path": Path(args.ledger).expanduser()})
+        config = config.model_copy(update={"ledger": ledger})
+    return config
+
+
+def _weights(config: Config) -> None:
+    """Fetch the engine's weights before serving, where the progress can be seen."""
+    wanted = {model.weights for model in config.models.values() if model.backend == "engine"}
+    if not wanted:
+        return
+    from ...backends.engine.weights import obtain
+
+    for weights in sorted(wanted):
+        obtain(weights)

@@ -1,0 +1,299 @@
+"""What the gateway is made of: `Live`, one configuration put to work, and `Gateway`, which outlives configurations.
+
+A reload builds a new `Live` and swaps one reference: requests in flight keep the one they began with. The ledger, the
+limiter and the metrics are the gateway's own and survive. Backends that did not change are carried over, connections,
+loaded weights and breakers included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .. import __version__
+from ..backends.base import Backend
+from ..backends.registry import create
+from ..protocol.errors import Draining, InvalidKey, Overloaded, TrimtabError
+from ..protocol.exchange import Caller, Exchange, Price, Receipt, Target
+from ..protocol.messages import Request
+from .admit import Admit
+from .answer import Answer
+from .catalogue import Catalogue, Pair, Served
+from .config import Config
+from .keys import CREDENTIALS, KeyRing, presented_key
+from .ledger import Ledger
+from .limits import Limiter
+from .limits import headers as rate_limit_headers
+from .metrics import Metrics
+from .model_config import ModelConfig
+from .pipeline import Pipeline, optimisations
+from .retry import RetryPolicy
+from .settle import Settle
+from .wire import Headers, Receive, Scope, read_body
+
+log = logging.getLogger("trimtab.gateway")
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One configuration at work."""
+
+    config: Config
+    keys: KeyRing
+    catalogue: Catalogue
+    pipeline: Pipeline
+    answer: Answer
+    max_body: int
+    receipt_seconds: float
+
+    def authenticate(self, headers: RawHeaders) -> Caller:
+        """Whose key it is. Raises InvalidKey; without any key, the keyless tenant if there is one."""
+        key = presented_key(headers)
+        caller = self.keys.find(key)
+        if caller is not None:
+            return caller
+        if key is None:
+            raise InvalidKey("no API key was given: send 'Authorization: Bearer <key>'")
+        raise InvalidKey("the API key is not known here")
+
+    def price(self, exchange: Exchange) -> Price:
+        for target in exchange.targets:
+            if target.name == exchange.receipt.target:
+                return target.price
+        return Price()
+
+    def limit_headers(self, exchange: Exchange) -> Headers:
+        reservation = exchange.facts.get("reservation")
+        return [] if reservation is None else rate_limit_headers(reservation)
+
+
+class Gateway:
+    """The running gateway: started once, reconfigured any number of times, drained once."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        limiter: Limiter,
+        metrics: Metrics | None = None,
+        backend: Callable[[ModelConfig], Backend] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.ledger = ledger
+        self.limiter = limiter
+        self.metrics = metrics or Metrics()
+        self._backend = backend or _backend
+        self._clock = clock
+        self._wall = wall
+        self._backends: dict[str, tuple[ModelConfig, Served]] = {}
+        self._working: set[asyncio.Task[Any]] = set()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._cutting = False
+        self.in_flight = 0
+        self.config_error: str | None = None
+        self._settle = Settle(limiter, ledger, self.metrics, clock)
+        self._config = config
+        self.live = self._build(config)
+
+    # Life: start, reconfigure, drain, close.
+
+    async def start(self) -> None:
+        """Open the ledger and the backends. Raises LedgerUnavailable; a backend that cannot start says so in readiness."""
+        self.ledger.start()
+        await self.limiter.start()
+        await asyncio.gather(*(self._start(served) for served in self.live.catalogue.all()))
+        await self._restore_spending(self._config)
+
+    async def apply(self, config: Config) -> None:
+        """Serve by another configuration from now on. Raises what a new backend's start raises; then nothing changed."""
+        before = dict(self._backends)
+        try:
+            live = self._build(config)
+            fresh = [s for name, (_, s) in self._backends.items() if name not in before or before[name][1] is not s]
+            await asyncio.gather(*(self._start(served) for served in fresh))
+        except BaseException:
+            self._backends = before
+            raise
+        kept = {id(served.backend) for _, served in self._backends.values()}
+        self.live, self._config = live, config
+        await self._restore_spending(config)
+        for _, served in before.values():
+            if id(served.backend) not in kept:
+                self._retire(served)
+
+    async def close(self) -> None:
+        """Everything settled and written; every backend closed."""
+        for task in self._retired:
+            task.cancel()
+        await asyncio.gather(*(served.backend.close() for _, served in self._backends.values()), return_exceptions=True)
+        await self.limiter.close()
+        await asyncio.to_thread(self.ledger.close)
+
+    def drain(self) -> None:
+        """Take no new work; what is in flight goes on."""
+        self._draining = True
+
+    def cut(self) -> None:
+        """End what is still in flight: each stream gets an error event and is settled."""
+        self._draining = self._cutting = True
+        for task in list(self._working):
+            task.cancel()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def draining_error(self) -> TrimtabError:
+        return Draining("the gateway is shutting down; try again", retry_after=1)
+
+    # One request: these are called by the endpoint.
+
+    def new_id(self) -> str:
+        """A fresh request id, ordered by time so that the ledger's index grows at its end."""
+        return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+
+    def enter(self) -> None:
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    def check_open(self) -> None:
+        """Raises Draining or Overloaded."""
+        if self._draining:
+            raise self.draining_error()
+        if self.in_flight > self.live.config.server.max_in_flight:
+            raise Overloaded("the gateway has as many requests in flight as it accepts; try again", retry_after=1)
+
+    def exchange(
+        self, request_id: str, request: Request, caller: Caller, headers: RawHeaders, started: float
+    ) -> Exchange:
+        receipt = Receipt(
+            id=request_id,
+            tenant=caller.tenant.name,
+            at=self._wall(),
+            model=request.model,
+            kind=request.kind,
+            stream=request.stream,
+        )
+        user = request.get("user")
+        if isinstance(user, str):
+            receipt.end_user = user[:200]
+        kept = {n.decode("latin-1"): v.decode("latin-1") for n, v in headers if n not in CREDENTIALS}
+        return Exchange(request_id, request, request, caller, receipt, kept, started)
+
+    def working(self, task: asyncio.Task[Any]) -> None:
+        """Remember a request that a drain may have to cut."""
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    def settle(self, exchange: Exchange, live: Live, outcome: str, status: int) -> None:
+        self._settle(exchange, live.catalogue, outcome, status)
+
+    async def read_body(self, scope: Scope, receive: Receive) -> bytes:
+        return await read_body(scope, receive, self.live.max_body, self.live.receipt_seconds)
+
+    # Looking in from outside.
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether new work is welcome, and why not. Redis down degrades; a ledger that cannot write is not ready."""
+        backends = {served.target.name: served.backend.ready() for served in self.live.catalogue.all()}
+        problems = []
+        if self._draining:
+            problems.append("draining")
+        if not self.ledger.accepting:
+            problems.append("the ledger cannot be written")
+        if not any(backends.values()):
+            problems.append("no model is ready yet")
+        degraded = [] if self.limiter.healthy else ["the limit store does not answer"]
+        if not self.ledger.healthy:
+            degraded.append("the ledger is behind")
+        if self.config_error is not None:
+            degraded.append("the configuration file has an error; the last good one serves")
+        report = {
+            "status": "ready" if not problems else "not ready",
+            "version": __version__,
+            "problems": problems,
+            "degraded": degraded,
+            "models": backends,
+            "in_flight": self.in_flight,
+        }
+        return not problems, report
+
+    def render_metrics(self) -> bytes:
+        now = self._clock()
+        self.metrics.in_flight.set(self.in_flight)
+        self.metrics.ready.set(1 if self.readiness()[0] else 0)
+        self.metrics.ledger_buffered.set(self.ledger.buffered)
+        for served in self.live.catalogue.all():
+            self.metrics.circuit_open(served.target.name).set(0 if served.breaker.state(now) == "closed" else 1)
+        return self.metrics.render()
+
+    # Building.
+
+    def _build(self, config: Config) -> Live:
+        self._backends = {name: (model, self._served(name, model)) for name, model in config.models.items()}
+        catalogue = Catalogue(
+            [served for _, served in self._backends.values()],
+            {name: Pair(route.small, route.large, route.fallbacks) for name, route in config.routes.items()},
+            config.names,
+            [name for name, entry in (*config.models.items(), *config.routes.items()) if not entry.listed],
+        )
+        return Live(
+            config=config,
+            keys=KeyRing(config),
+            catalogue=catalogue,
+            pipeline=Pipeline(Admit(catalogue, self.limiter, self.ledger), optimisations()),
+            answer=Answer(catalogue),
+            max_body=config.server.max_body_bytes,
+            receipt_seconds=config.server.timeouts.body_s,
+        )
+
+    def _served(self, name: str, model: ModelConfig) -> Served:
+        known = self._backends.get(name)
+        if known is not None and known[0] == model:
+            return known[1]
+        upstream = model.upstream_name(name)
+        target = Target(name, model.backend, upstream, model.resolved_price(), model.max_output_tokens)
+        return Served(
+            target,
+            self._backend(model),
+            model.timeouts.resolved(),
+            RetryPolicy(attempts=model.retries.attempts),
+            fallbacks=model.fallbacks,
+        )
+
+    async def _start(self, served: Served) -> None:
+        await served.backend.start()
+
+    def _retire(self, served: Served) -> None:
+        """Close a backend that no configuration names any more, once its last request has had its time."""
+
+        async def later() -> None:
+            await asyncio.sleep(served.timeouts.total)
+            await served.backend.close()
+
+        task = asyncio.ensure_future(later())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+
+    async def _restore_spending(self, config: Config) -> None:
+        """What tenants spent today already, so that a restart is no fresh budget."""
+        midnight = self._wall() // 86_400 * 86_400
+        for name, tenant in config.tenants.items():
+            if tenant.limits.resolved().microusd_per_day is not None:
+                self.limiter.preload(name, await self.ledger.spent_since(name, midnight))
+
+
+def _backend(model: ModelConfig) -> Backend:
+    """The backend that a model's section asks for."""
+    return create(model.backend, model.backend_options())

@@ -1,0 +1,163 @@
+"""The life of a serving process: start, serve, reload, drain, close.
+
+start    raise the limit on open files, open the ledger and the backends
+serve    uvicorn with uvloop, httptools and our strict protocol
+reload   SIGHUP or a changed file: another configuration, or the old one and a complaint
+drain    SIGTERM or Ctrl-C: not ready, nothing new, streams finish within `drain_s`, the rest get an error event
+close    everything settled and written; exit 0. A second signal cuts the drain short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from .app import create_app
+from .config import Config
+from .http import StrictProtocol
+from .ledger import Ledger
+from .limits import Limiter
+from .limits_local import LocalLimiter
+from .live import Gateway
+from .reload import ConfigWatcher
+
+log = logging.getLogger("trimtab.server")
+
+
+def build(config: Config) -> Gateway:
+    """A gateway with the stores that its configuration names."""
+    return Gateway(config, Ledger(config.ledger.path), _limiter(config))
+
+
+def _limiter(config: Config) -> Limiter:
+    if config.store.redis is None:
+        return LocalLimiter()
+    from .limits_redis import RedisLimiter
+
+    return RedisLimiter(config.store.redis.get_secret_value(), replicas=config.server.workers)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with the signals and the shutdown ours."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(
+    gateway: Gateway,
+    config: Config,
+    *,
+    path: Path | None = None,
+    listener: socket.socket | None = None,
+    ready: Callable[[str, int], None] | None = None,
+) -> None:
+    """Serve until a signal says stop. `ready` is told the address once requests are accepted.
+
+    Raises LedgerUnavailable when the books cannot be opened and OSError when the port is taken.
+    """
+    _raise_file_limit()
+    sock = listener or bind(config.server.host, config.server.port)
+    await gateway.start()
+    server = Server(_uvicorn(gateway, config))
+    watcher = ConfigWatcher(path, gateway.apply, gateway.config_failed) if path is not None else None
+    loop = asyncio.get_running_loop()
+    stop = _Stop(gateway, server, config.server.drain_s)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if watcher is not None:
+        loop.add_signal_handler(signal.SIGHUP, watcher.request)
+    else:
+        loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: there is no configuration file to read again")
+    watching = asyncio.ensure_future(watcher.run()) if watcher is not None else None
+    try:
+        serving = asyncio.ensure_future(server.serve(sockets=[sock]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if ready is not None and server.started:
+            ready(*sock.getsockname()[:2])
+        await serving
+    finally:
+        if watching is not None:
+            watching.cancel()
+        await gateway.close()
+
+
+class _Stop:
+    """What a stop signal does: the first drains, the second cuts."""
+
+    def __init__(self, gateway: Gateway, server: Server, seconds: float) -> None:
+        self._gateway = gateway
+        self._server = server
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._drain())
+        else:
+            log.warning("second signal: cutting what is in flight")
+            self._gateway.cut()
+
+    async def _drain(self) -> None:
+        gateway = self._gateway
+        gateway.drain()
+        log.info("draining: %d requests in flight, at most %g s", gateway.in_flight, self._seconds)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._seconds
+        while gateway.in_flight and loop.time() < end and not gateway.cutting:
+            await asyncio.sleep(0.02)
+        if gateway.in_flight:
+            gateway.cut()
+            await asyncio.sleep(0.1)
+        self._server.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError naming the address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as e:
+        raise OSError(f"cannot listen on {host}:{port}: {e.strerror or e}") from e
+    sock.listen(2048)
+    sock.setblocking(False)
+    sock.set_inheritable(True)
+    return sock
+
+
+def _uvicorn(gateway: Gateway, config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(gateway),
+        loop="uvloop",
+        http=StrictProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=int(config.server.timeouts.keep_alive_s),
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _raise_file_limit() -> None:
+    """Every client is a file, and so is every upstream connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
