@@ -98,9 +98,12 @@ class StrictProtocol(HttpToolsProtocol):
             return
         code = {400: b"invalid_request", 408: b"request_timeout", 431: b"request_too_large"}[status]
         reason = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}[status]
-        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%s","source":"client"}}' % (
-            message,
-            code,
+        body = (
+            b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%s","source":"client"}}'
+            % (
+                message,
+                code,
+            )
         )
         self.transport.write(
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
