@@ -74,7 +74,7 @@ class Limiter(Protocol):
         ...
 
     def settle(self, reservation: Reservation, tokens: int, microusd: int) -> None:
-        """Put what was really used in the place of what was reserved, and free the slot. Once; later calls do nothing."""
+        """Put what was really used in the place of what was reserved and free the slot; a second call does nothing."""
         ...
 
     def release(self, reservation: Reservation) -> None:
@@ -138,7 +138,7 @@ def rolls(day: int, today: int) -> bool:
     return today > day or today < day - 1
 
 
-def headers(reservation: Reservation) -> Headers:
+def rate_limit_headers(reservation: Reservation) -> Headers:
     """The `x-ratelimit-*` headers for the limits this tenant has."""
     out: Headers = []
     limits = reservation.limits

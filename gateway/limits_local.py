@@ -1,8 +1,9 @@
 """Limits kept in this process: exact for one process, nothing to install, lost with the process (money is restored from
 the ledger by `preload`).
 
-Everything happens between two awaits of one event loop, so a reservation is atomic without a lock. Clocks are handed in:
-monotonic for the windows, wall for the UTC day. State grows with the tenants of the configuration, not with requests.
+Everything happens between two awaits of one event loop, so a reservation is atomic without a lock. Clocks are handed
+in: monotonic for the windows, wall for the UTC day. State grows with the tenants, which come from the configuration,
+not with requests.
 """
 
 from __future__ import annotations
