@@ -112,7 +112,7 @@ class _Run:
     async def run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._gateway.working(task, self)
+        self._gateway.working(task)
         watch = asyncio.ensure_future(self._watch(task))
         try:
             if self._exchange.original.stream and self._exchange.original.kind != "embeddings":

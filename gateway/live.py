@@ -25,10 +25,9 @@ from .admit import Admit
 from .answer import Answer
 from .catalogue import Catalogue, Pair, Served
 from .config import Config
-from .keys import CREDENTIALS, KeyRing, presented_key
+from .keys import CREDENTIAL_HEADERS, KeyRing, presented
 from .ledger import Ledger
-from .limits import Limiter
-from .limits import headers as rate_limit_headers
+from .limits import Limiter, rate_limit_headers
 from .metrics import Metrics
 from .model_config import ModelConfig
 from .pipeline import Pipeline, optimisations
@@ -55,7 +54,7 @@ class Live:
 
     def authenticate(self, headers: RawHeaders) -> Caller:
         """Whose key it is. Raises InvalidKey; without any key, the keyless tenant if there is one."""
-        key = presented_key(headers)
+        key = presented(headers)
         caller = self.keys.find(key)
         if caller is not None:
             return caller
@@ -149,8 +148,13 @@ class Gateway:
             task.cancel()
 
     @property
-    def draining(self) -> bool:
-        return self._draining
+    def cutting(self) -> bool:
+        return self._cutting
+
+    def config_failed(self, error: str | None) -> None:
+        """A reload's outcome: the complaint about the file, or None when it is good again."""
+        self.config_error = error
+        self.metrics.reloads("failed" if error else "applied").inc()
 
     def draining_error(self) -> TrimtabError:
         return Draining("the gateway is shutting down; try again", retry_after=1)
@@ -188,7 +192,7 @@ class Gateway:
         user = request.get("user")
         if isinstance(user, str):
             receipt.end_user = user[:200]
-        kept = {n.decode("latin-1"): v.decode("latin-1") for n, v in headers if n not in CREDENTIALS}
+        kept = {n.decode("latin-1"): v.decode("latin-1") for n, v in headers if n not in CREDENTIAL_HEADERS}
         return Exchange(request_id, request, request, caller, receipt, kept, started)
 
     def working(self, task: asyncio.Task[Any]) -> None:
@@ -254,8 +258,8 @@ class Gateway:
             catalogue=catalogue,
             pipeline=Pipeline(Admit(catalogue, self.limiter, self.ledger), optimisations()),
             answer=Answer(catalogue),
-            max_body=config.server.max_body_bytes,
-            receipt_seconds=config.server.timeouts.body_s,
+            max_body=config.server.max_body_mb << 20,
+            receipt_seconds=config.server.body_s,
         )
 
     def _served(self, name: str, model: ModelConfig) -> Served:

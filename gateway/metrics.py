@@ -42,9 +42,12 @@ class Metrics:
             "trimtab_request_seconds", "From arrival to the last byte.", _SECONDS, "model", "kind"
         )
         self._first = histogram("trimtab_first_byte_seconds", "From arrival to the first byte.", _SECONDS, "model")
-        self._overhead = histogram(
-            "trimtab_overhead_seconds", "Time in the gateway before the upstream's.", _OVERHEAD
-        )()
+        self._overhead = Histogram(
+            "trimtab_overhead_seconds",
+            "Time in the gateway before the upstream's.",
+            buckets=_OVERHEAD,
+            registry=self.registry,
+        )
         self.in_flight = Gauge("trimtab_in_flight_requests", "Requests being answered.", registry=self.registry)
         self.ready = Gauge("trimtab_ready", "1 when readiness answers 200.", registry=self.registry)
         self.reloads = cache(

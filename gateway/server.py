@@ -151,7 +151,7 @@ def _uvicorn(gateway: Gateway, config: Config) -> uvicorn.Config:
         server_header=False,
         date_header=True,
         proxy_headers=False,
-        timeout_keep_alive=int(config.server.timeouts.keep_alive_s),
+        timeout_keep_alive=int(config.server.keep_alive_s),
         timeout_graceful_shutdown=5,
     )
 

@@ -79,5 +79,5 @@ class _Fleet:
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         if number != signal.SIGHUP:
             self._stopping = True
-        for worker, _ in list(self._workers.values()):
+        for worker, _born in list(self._workers.values()):
             worker.send_signal(number)
