@@ -43,7 +43,7 @@ def _bf16(b: Bytes) -> Floats:
 
 def nibbles(q: Bytes) -> Bytes:
     """The 4-bit values of Q4_0 and Q4_1: all low halves first, then all high halves."""
-    return np.concatenate((q & 0xF, q >> 4), axis=1)
+    return np.concatenate((q & np.uint8(0xF), q >> np.uint8(4)), axis=1)
 
 
 def _q4_0(b: Bytes) -> Floats:
@@ -63,8 +63,8 @@ def _q4_k(b: Bytes) -> Floats:
     n = len(b)
     head = _f16(b[:, :4].copy())
     scale, least = _six_bits(b[:, 4:16])
-    q = b[:, 16:].reshape(n, 4, 1, 32)
-    q = np.concatenate((q & 0xF, q >> 4), axis=2).reshape(n, 8, 32).astype(np.float32)
+    bytes_ = b[:, 16:].reshape(n, 4, 1, 32)
+    q = np.concatenate((bytes_ & 0xF, bytes_ >> 4), axis=2).reshape(n, 8, 32).astype(np.float32)
     out = (head[:, :1] * scale)[:, :, None] * q - (head[:, 1:] * least)[:, :, None]
     return np.asarray(out.reshape(n, 256), dtype=np.float32)
 
@@ -86,7 +86,7 @@ def _q6_k(b: Bytes) -> Floats:
     q = (low | (high << 4)).astype(np.float32).reshape(n, 16, 16) - 32
     scale = b[:, 192:208].view(np.int8).astype(np.float32)
     d = _f16(b[:, 208:].copy())
-    return ((d * scale)[:, :, None] * q).reshape(n, 256)
+    return np.asarray(((d * scale)[:, :, None] * q).reshape(n, 256), dtype=np.float32)
 
 
 # ggml's numbers of the types we read.

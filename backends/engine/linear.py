@@ -2,7 +2,7 @@
 
 On a CPU a matrix is kept twice: as the file's own 4-bit blocks for one to four rows (a decoding step reads a quarter of
 the bytes), and in oneDNN's bfloat16 layout for more (a prompt). Plain `F.linear` in bfloat16 re-orders the weight at
-every call and costs about twice as much. Without AVX-512 bfloat16 a CPU computes in float32, and a GPU in plain bfloat16.
+every call and costs about twice as much. A CPU without AVX-512 bfloat16 computes in float32, a GPU in plain bfloat16.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class Linear:
         if not self._packed:
             return F.linear(x, self._weight)
         if self._four is not None and x.shape[0] <= _FEW_ROWS:
-            return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._four[0], _GROUP, self._four[1])
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+            few: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._four[0], _GROUP, self._four[1])
+            return few
+        many: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+        return many
 
 
 def _four_bits(file: GGUF, names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -61,7 +61,7 @@ class Form:
         """One choice of a whole answer."""
         if not self.chat:
             return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     def logprobs(self, tokens: Sequence[Choice], offset: int) -> dict[str, Any] | None:
