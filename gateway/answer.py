@@ -25,7 +25,7 @@ from .retry import worth_another
 
 T = TypeVar("T")
 
-FORWARDED = ("traceparent", "tracestate", "openai-beta", "anthropic-beta")
+FORWARDED = frozenset((b"traceparent", b"tracestate", b"openai-beta", b"anthropic-beta"))
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Answer:
             request=request.with_fields(**changes) if changes else request,
             request_id=exchange.id,
             tenant=exchange.tenant.name,
-            headers={name: exchange.headers[name] for name in FORWARDED if name in exchange.headers},
+            headers={n.decode(): v.decode("latin-1") for n, v in exchange.headers if n in FORWARDED},
             timeouts=served.timeouts,
             draft=exchange.draft,
         )

@@ -1,4 +1,4 @@
-"""Who can answer: the configured models, their backends and their health, and what each name a client may ask for means.
+"""Who can answer: the configured models, their backends and their health, and what each name means.
 
 A name is a model, a route or an alias of either; it resolves to a ranked list of targets, the rest being fallbacks.
 """
@@ -21,8 +21,8 @@ class Served:
 
     target: Target
     backend: Backend
-    timeouts: Timeouts = Timeouts()
-    retries: RetryPolicy = RetryPolicy()
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
     breaker: Breaker = field(default_factory=Breaker)
     budget: RetryBudget = field(default_factory=RetryBudget)
     fallbacks: tuple[str, ...] = ()
@@ -92,8 +92,5 @@ class Catalogue:
 
     def _rank(self, name: str) -> tuple[Target, ...]:
         route = self._routes.get(name)
-        if route is not None:
-            candidates = (*route.ranked, *route.fallbacks)
-        else:
-            candidates = (name, *self._served[name].fallbacks)
+        candidates = (*route.ranked, *route.fallbacks) if route else (name, *self._served[name].fallbacks)
         return tuple(self._served[candidate].target for candidate in dict.fromkeys(candidates))

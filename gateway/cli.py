@@ -105,7 +105,7 @@ def _add_keys(commands: Commands) -> None:
     digest = keys.add_parser(
         "hash",
         help="hash a key read from standard input",
-        description="Hash a key that you have already; it is read from standard input, so that it stays out of the shell's history.",
+        description="Hash a key that you have; it is read from standard input, to stay out of the shell's history.",
     )
     digest.set_defaults(run=_keys_hash)
 

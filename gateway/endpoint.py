@@ -1,7 +1,7 @@
 """The hot endpoints: bytes in, the pipeline, bytes out, and whatever happens on the way settled exactly once.
 
-A plain ASGI callable, not a FastAPI function: no per-request models, no middleware that wraps the stream. A second task
-watches for the client's leaving and cancels the work; the upstream is closed at once, streaming or not.
+A plain ASGI callable, not a FastAPI function: no per-request models, no middleware that wraps the stream. When
+the client leaves, the work is cancelled and the upstream closed at once, streaming or not.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .wire import (
     Send,
     error_event,
     error_headers,
+    on_disconnect,
     read_body,
 )
 
@@ -53,7 +54,7 @@ class Endpoint:
         gateway.enter()
         try:
             exchange, headers = await self._admit(scope, receive, request_id, started)
-            await _Run(self, exchange, headers, receive, send).run()
+            await _Run(self, exchange, headers, send).run(scope, receive)
         except ClientGone:
             return
         except TrimtabError as e:
@@ -71,7 +72,7 @@ class Endpoint:
         live = gateway.live
         caller = live.authenticate(scope["headers"])
         gateway.check_open()
-        body = await read_body(scope, receive, live.max_body, live.receipt_seconds)
+        body = await read_body(scope, receive, live.max_body)
         request = self._mapping.to_chat(body) if self._mapping is not None else Request.parse(self._kind, body)
         exchange = gateway.exchange(request_id, request, caller, scope["headers"], started)
         await live.pipeline.walk(exchange)
@@ -79,10 +80,7 @@ class Endpoint:
 
     async def send_error(self, send: Send, error: TrimtabError, request_id: str, extra: Headers | None = None) -> None:
         body = self.error_body(error, request_id)
-        headers = [JSON, *error_headers(error, request_id), *(extra or ())]
-        if error.http_status in (408, 413):
-            headers.append((b"connection", b"close"))  # bytes of the body may still be coming
-        await _send_whole(send, error.http_status, headers, body)
+        await _send_whole(send, error.http_status, [JSON, *error_headers(error, request_id), *(extra or ())], body)
 
     def error_body(self, error: TrimtabError, request_id: str) -> bytes:
         if self._mapping is not None:
@@ -93,14 +91,13 @@ class Endpoint:
 class _Run:
     """One admitted exchange: answer it, send it, settle it."""
 
-    def __init__(self, endpoint: Endpoint, exchange: Exchange, limit_headers: Headers, receive: Receive, send: Send):
+    def __init__(self, endpoint: Endpoint, exchange: Exchange, limit_headers: Headers, send: Send) -> None:
         self._endpoint = endpoint
         self._gateway = endpoint._gateway
         self._live = self._gateway.live
         self._mapping = endpoint._mapping
         self._exchange = exchange
         self._limit_headers = limit_headers
-        self._receive = receive
         self._send = send
         self._begun = False  # the status line is out: an error is an event now
         self._ending = False  # the last bytes are on their way: the client may leave as it likes
@@ -109,11 +106,17 @@ class _Run:
         self._status = 500
         self._translator: Translator | None = None
 
-    async def run(self) -> None:
+    async def run(self, scope: Scope, receive: Receive) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._gateway.working(task)
-        watch = asyncio.ensure_future(self._watch(task))
+
+        def leave() -> None:
+            if not self._ending:
+                self._gone = True
+                task.cancel()
+
+        forget = on_disconnect(scope, receive, leave)
         try:
             if self._exchange.original.stream and self._exchange.original.kind != "embeddings":
                 await self._stream()
@@ -129,15 +132,9 @@ class _Run:
             log.exception("request %s failed", self._exchange.id)
             await self._failed(Internal("an internal error; the log has it under this request id"))
         finally:
-            watch.cancel()
+            forget()
+            self._gateway.finished(task)
             self._gateway.settle(self._exchange, self._live, self._outcome, self._status)
-
-    async def _watch(self, task: asyncio.Task[None]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._ending:
-            self._gone = True
-            task.cancel()
 
     async def _whole(self) -> None:
         exchange = self._exchange
@@ -232,10 +229,7 @@ class _Run:
             await self._endpoint.send_error(self._send, error, exchange.id, _without(extra, b"x-request-id"))
             return
         self._outcome = "cut"
-        if self._translator is not None:
-            event = self._translator.fail(error)
-        else:
-            event = error_event(error, exchange.id)
+        event = self._translator.fail(error) if self._translator is not None else error_event(error, exchange.id)
         await self._send({"type": "http.response.body", "body": event})
 
     async def _interrupted(self) -> None:
@@ -248,7 +242,7 @@ class _Run:
         await self._failed(self._gateway.draining_error())
 
     def _spend(self, opened: OpenStream) -> None:
-        """What the stream used, as the upstream reported it, as the backend knows it, or as counted from what passed."""
+        """What the stream used, as the upstream reported it, as the backend knows it, or counted from what passed."""
         own = opened.stream.spent() if opened.relay.usage is None else None
         if own is not None:
             self._exchange.spent = own

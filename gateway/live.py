@@ -50,7 +50,6 @@ class Live:
     pipeline: Pipeline
     answer: Answer
     max_body: int
-    receipt_seconds: float
 
     def authenticate(self, headers: RawHeaders) -> Caller:
         """Whose key it is. Raises InvalidKey; without any key, the keyless tenant if there is one."""
@@ -106,14 +105,14 @@ class Gateway:
     # Life: start, reconfigure, drain, close.
 
     async def start(self) -> None:
-        """Open the ledger and the backends. Raises LedgerUnavailable; a backend that cannot start says so in readiness."""
+        """Open the ledger and the backends. Raises LedgerUnusable, or what a backend's start raises."""
         self.ledger.start()
         await self.limiter.start()
         await asyncio.gather(*(self._start(served) for served in self.live.catalogue.all()))
         await self._restore_spending(self._config)
 
     async def apply(self, config: Config) -> None:
-        """Serve by another configuration from now on. Raises what a new backend's start raises; then nothing changed."""
+        """Serve by another configuration from now on. If a new backend cannot start, nothing changes."""
         before = dict(self._backends)
         try:
             live = self._build(config)
@@ -192,19 +191,21 @@ class Gateway:
         user = request.get("user")
         if isinstance(user, str):
             receipt.end_user = user[:200]
-        kept = {n.decode("latin-1"): v.decode("latin-1") for n, v in headers if n not in CREDENTIAL_HEADERS}
+        kept = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS]
         return Exchange(request_id, request, request, caller, receipt, kept, started)
 
     def working(self, task: asyncio.Task[Any]) -> None:
         """Remember a request that a drain may have to cut."""
         self._working.add(task)
-        task.add_done_callback(self._working.discard)
+
+    def finished(self, task: asyncio.Task[Any]) -> None:
+        self._working.discard(task)
 
     def settle(self, exchange: Exchange, live: Live, outcome: str, status: int) -> None:
         self._settle(exchange, live.catalogue, outcome, status)
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_body(scope, receive, self.live.max_body, self.live.receipt_seconds)
+        return await read_body(scope, receive, self.live.max_body)
 
     # Looking in from outside.
 
@@ -259,7 +260,6 @@ class Gateway:
             pipeline=Pipeline(Admit(catalogue, self.limiter, self.ledger), optimisations()),
             answer=Answer(catalogue),
             max_body=config.server.max_body_mb << 20,
-            receipt_seconds=config.server.body_s,
         )
 
     def _served(self, name: str, model: ModelConfig) -> Served:

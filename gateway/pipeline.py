@@ -24,13 +24,14 @@ from ..cache.recall import Recall
 from ..compression.compress import Compress
 from ..compression.prune import Prune
 from ..protocol.errors import TrimtabError
-from ..protocol.exchange import Exchange, Stage
+from ..protocol.exchange import Exchange, Stage, Target
+from ..protocol.messages import Request
 from ..routing.plan import Plan
 from ..routing.route import Route
 
 log = logging.getLogger("trimtab.pipeline")
 
-STAGE_SECONDS = 0.25  # an optimisation that takes longer than this saves nobody anything
+WALK_SECONDS = 0.5  # optimisations that take longer than this together save nobody anything
 
 
 def optimisations() -> list[Stage]:
@@ -39,9 +40,13 @@ def optimisations() -> list[Stage]:
 
 
 class Pipeline:
-    """Runs an exchange through `admit`, which decides, and through the optimisations, which may only help."""
+    """Runs an exchange through `admit`, which decides, and through the optimisations, which may only help.
 
-    def __init__(self, admit: Stage, stages: Sequence[Stage], seconds: float = STAGE_SECONDS) -> None:
+    They share one deadline (a timer for each would cost more than most of them do). When it passes, the stage at work
+    is undone and the ones after it are left out.
+    """
+
+    def __init__(self, admit: Stage, stages: Sequence[Stage], seconds: float = WALK_SECONDS) -> None:
         self.admit = admit
         self.stages = list(stages)
         self.seconds = seconds
@@ -49,23 +54,43 @@ class Pipeline:
     async def walk(self, exchange: Exchange) -> None:
         """Raises what `admit` raises; afterwards `exchange.answer` or `exchange.targets` says how to go on."""
         await self.admit(exchange)
-        for stage in self.stages:
-            if exchange.answer is not None:
-                return
-            await self._try(stage, exchange)
-
-    async def _try(self, stage: Stage, exchange: Exchange) -> None:
-        working, targets, draft = exchange.working, exchange.targets, exchange.draft
+        done = 0
+        before = _keep(exchange)
         try:
             async with asyncio.timeout(self.seconds):
-                await stage(exchange)
-            return
+                for stage in self.stages:
+                    before = _keep(exchange)
+                    await self._try(stage, exchange)
+                    done += 1
+                    if exchange.answer is not None:
+                        return
         except TimeoutError:
-            reason = f"took longer than {self.seconds * 1000:.0f} ms"
+            _restore(exchange, before)
+            exchange.note(self.stages[done].name, "undone", f"the optimisations took longer than {self.seconds:g} s")
+            for stage in self.stages[done + 1 :]:
+                exchange.note(stage.name, "left out", "no time was left")
+
+    async def _try(self, stage: Stage, exchange: Exchange) -> None:
+        before = _keep(exchange)
+        try:
+            await stage(exchange)
+            return
         except TrimtabError as e:
             reason = e.message
         except Exception as e:
             log.exception("stage %s failed; the request goes on without it", stage.name)
             reason = f"failed with {type(e).__name__}"
-        exchange.working, exchange.targets, exchange.draft, exchange.answer = working, targets, draft, None
+        _restore(exchange, before)
         exchange.note(stage.name, "undone", reason)
+
+
+_Kept = tuple[Request, tuple[Target, ...], str | None]
+
+
+def _keep(exchange: Exchange) -> _Kept:
+    return exchange.working, exchange.targets, exchange.draft
+
+
+def _restore(exchange: Exchange, kept: _Kept) -> None:
+    exchange.working, exchange.targets, exchange.draft = kept
+    exchange.answer = None

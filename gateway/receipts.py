@@ -1,4 +1,4 @@
-"""`GET /v1/receipts/{id}` and `GET /v1/usage`: the whole story of a request, and a tenant's totals; for that tenant only.
+"""`GET /v1/receipts/{id}` and `GET /v1/usage`: the whole story of a request, and a tenant's totals; for that tenant.
 
 Somebody else's receipt and one that does not exist look the same: 404.
 """

@@ -22,6 +22,7 @@ _KEEP = 64 << 10  # raw bytes held for counting before they are folded into figu
 DONE = b"data: [DONE]\n\n"
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _USED = re.compile(rb'"usage"\s*:\s*\{')
+_NULL = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
 _LAST = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*$")
 _ANSWERED = re.compile(rb"(?:^|\n)data: ?\{")
 
@@ -145,23 +146,29 @@ class StreamRelay:
         return b"\n\n".join(passed) + b"\n\n" if passed else b""
 
     def _take_usage(self, block: bytes) -> bytes:
-        if not self._strip:
-            if _USED.search(block):
-                for event in block.split(b"\n\n"):
-                    if _USED.search(event):
-                        self._note_usage(_data(event))
-            return block
-        kept = []
-        for event in block.split(b"\n\n"):
-            if b'"usage"' in event:
-                event = self._without_usage(event)
-                if not event:
-                    continue
-            kept.append(event)
-        joined = b"\n\n".join(kept)
-        return joined if joined.strip() else b""
+        """Note the usage that events carry; take it out of them if the client did not ask for it."""
+        if self._strip:
+            # Upstreams that were asked for usage put a null into every chunk. Inside a string of JSON the quotes of
+            # this pattern would be escaped, so what matches is a key.
+            block = _NULL.sub(b"", block)
+        found = _USED.search(block)
+        while found is not None:
+            previous = block.rfind(b"\n\n", 0, found.start())
+            start = previous + 2 if previous >= 0 else 0
+            end = block.find(b"\n\n", found.end()) + 2
+            event = block[start : end - 2]
+            after = end
+            if self._strip:
+                rest = self._without_usage(event)
+                block = block[:start] + (rest + b"\n\n" if rest else b"") + block[end:]
+                after = start + (len(rest) + 2 if rest else 0)
+            else:
+                self._note_usage(_data(event))
+            found = _USED.search(block, after)
+        return block
 
     def _without_usage(self, event: bytes) -> bytes:
+        """The event with its usage noted and gone; nothing when it carried nothing else."""
         body = _data(event)
         try:
             fields = _fields.decode(body)

@@ -66,6 +66,7 @@ async def serve(
     Raises LedgerUnavailable when the books cannot be opened and OSError when the port is taken.
     """
     _raise_file_limit()
+    StrictProtocol.head_seconds, StrictProtocol.body_seconds = config.server.headers_s, config.server.body_s
     sock = listener or bind(config.server.host, config.server.port)
     await gateway.start()
     server = Server(_uvicorn(gateway, config))
@@ -81,7 +82,7 @@ async def serve(
     watching = asyncio.ensure_future(watcher.run()) if watcher is not None else None
     try:
         serving = asyncio.ensure_future(server.serve(sockets=[sock]))
-        while not server.started and not serving.done():
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
         if ready is not None and server.started:
             ready(*sock.getsockname()[:2])
@@ -114,7 +115,7 @@ class _Stop:
         log.info("draining: %d requests in flight, at most %g s", gateway.in_flight, self._seconds)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._seconds
-        while gateway.in_flight and loop.time() < end and not gateway.cutting:
+        while gateway.in_flight and loop.time() < end and not gateway.cutting:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         if gateway.in_flight:
             gateway.cut()

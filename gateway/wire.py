@@ -1,4 +1,4 @@
-"""Bytes in and out of ASGI: reading a bounded body, sending an answer, sending an error the way OpenAI's clients read it.
+"""Bytes in and out of ASGI: reading a bounded body, sending an answer, sending an error as OpenAI's clients read it.
 
 Knows HTTP and nothing of tenants, stages or backends.
 """
@@ -12,7 +12,6 @@ from typing import Any
 from ..protocol.errors import (
     LimitExceeded,
     RequestTooLarge,
-    RequestTooSlow,
     TrimtabError,
     UnsupportedMedia,
     to_wire,
@@ -36,49 +35,28 @@ class ClientGone(Exception):
     """The client closed its connection; nobody is left to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
-    """The request's body. Raises RequestTooLarge by what is read, not by what Content-Length says, RequestTooSlow when
-    it takes longer than `seconds`, UnsupportedMedia for a compressed body (no decompression bombs), ClientGone."""
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The request's body. Raises RequestTooLarge by what is read, not by what Content-Length says, UnsupportedMedia for
+    a compressed body (no decompression bombs), ClientGone. How long it may take is gateway/http.py's to say."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise _too_large(limit)
         if name == b"content-encoding" and value.lower() not in (b"identity", b""):
             raise UnsupportedMedia("compressed request bodies are not accepted; send the JSON as it is")
-    message = await _receive(receive, seconds)
-    body = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > limit:
-            raise _too_large(limit)
-        return bytes(body)
-    return await _read_rest(bytearray(body), receive, limit, seconds)
-
-
-async def _read_rest(body: bytearray, receive: Receive, limit: int, seconds: float) -> bytes:
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                if len(body) > limit:
-                    raise _too_large(limit)
-                message = await _receive(receive, None)
-                body += message.get("body", b"")
-                if not message.get("more_body"):
-                    break
-    except TimeoutError:
-        raise RequestTooSlow(f"the request's body did not arrive within {seconds:g} s") from None
+    message = await _receive(receive)
+    if not message.get("more_body") and len(message.get("body", b"")) <= limit:
+        return bytes(message.get("body", b""))
+    body = bytearray(message.get("body", b""))
+    while message.get("more_body") and len(body) <= limit:
+        message = await _receive(receive)
+        body += message.get("body", b"")
     if len(body) > limit:
         raise _too_large(limit)
     return bytes(body)
 
 
-async def _receive(receive: Receive, seconds: float | None) -> Message:
-    if seconds is None:
-        message = await receive()
-    else:
-        try:
-            async with asyncio.timeout(seconds):
-                message = await receive()
-        except TimeoutError:
-            raise RequestTooSlow(f"the request's body did not arrive within {seconds:g} s") from None
+async def _receive(receive: Receive) -> Message:
+    message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
     return message
@@ -86,6 +64,28 @@ async def _receive(receive: Receive, seconds: float | None) -> Message:
 
 def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"the request's body is larger than the limit of {limit / 2**20:g} MB")
+
+
+def on_disconnect(scope: Scope, receive: Receive, leave: Callable[[], object]) -> Callable[[], object]:
+    """Have `leave` called when the client goes away; returns what ends the watch. The body must have been read.
+
+    Our own protocol tells at once and for nothing; under another server a task has to wait for it.
+    """
+    connection = scope.get("trimtab.connection")
+    if connection is not None:
+        connection.on_lost = leave
+
+        def forget() -> None:
+            connection.on_lost = None
+
+        return forget
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    return asyncio.ensure_future(watch()).cancel
 
 
 async def send_bytes(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
@@ -120,10 +120,9 @@ async def send_error(
     send: Send, error: TrimtabError, request_id: str, extra: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:
     """An error before anything else was sent: status, headers and OpenAI's JSON."""
-    headers = [JSON, *error_headers(error, request_id), *extra]
-    if error.http_status in (408, 413):
-        headers.append((b"connection", b"close"))  # bytes of the body may still be coming
-    await send_bytes(send, error.http_status, headers, to_wire(error, request_id))
+    await send_bytes(
+        send, error.http_status, [JSON, *error_headers(error, request_id), *extra], to_wire(error, request_id)
+    )
 
 
 def error_event(error: TrimtabError, request_id: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Several processes on one port: a parent that binds the socket, starts the workers, restarts a dead one, passes signals.
+"""Several processes on one port: a parent that binds the socket, starts the workers, restarts a dead one.
 
 Limits must be shared between workers, or each would grant the whole; so without a Redis or Valkey store, tenants with
 limits are refused here rather than served N times what they may have.

@@ -236,7 +236,7 @@ class UpstreamAnswered(UpstreamError):
 
     @property
     def http_status(self) -> int:
-        return self.upstream_status
+        return self.upstream_status if 400 <= self.upstream_status < 600 else 502
 
     @property
     def transient(self) -> bool:
@@ -313,4 +313,4 @@ def _openai_error(body: bytes) -> dict[str, Any] | None:
     error = decoded.get("error") if isinstance(decoded, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
-    return {"type": "server_error", "param": None, "code": None, **error}
+    return {"message": "", "type": "server_error", "param": None, "code": None, **error}

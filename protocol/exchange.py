@@ -6,7 +6,7 @@ The original request is never edited: stages replace `working`. A stage reads it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -138,7 +138,7 @@ class Exchange:
     working: Request
     caller: Caller
     receipt: Receipt
-    headers: Mapping[str, str]  # the client's, lower-case names, credentials removed
+    headers: Sequence[tuple[bytes, bytes]]  # the client's as ASGI gives them, credentials removed
     started: float  # monotonic seconds
     targets: tuple[Target, ...] = ()
     pair: tuple[str, str] | None = None  # the names of the small and the large model, where a route was asked for
@@ -153,6 +153,13 @@ class Exchange:
 
     def policy(self, kind: type[P]) -> P:
         return self.caller.tenant.policy(kind)
+
+    def header(self, name: bytes) -> str | None:
+        """One of the client's headers; `name` in lower case."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
 
     def note(self, stage: str, did: str, reason: str | None = None, **figures: Any) -> None:
         """Write one line on the receipt."""

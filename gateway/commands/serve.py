@@ -24,9 +24,13 @@ trimtab serves {models} on {url}
   # pip install openai
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="{key}")
-  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Name three colours."}}])
+  messages = [{{"role": "user", "content": "Name three colours."}}]
+  answer = client.chat.completions.create(model="{model}", messages=messages)
   print(answer.choices[0].message.content)
 """
+
+
+_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +70,7 @@ def banner(config: Config, host: str, port: int) -> str:
     names = [*config.routes, *config.models]
     shown = f"[{host}]" if ":" in host else host
     return BANNER.format(
-        url=f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}",
+        url=f"http://{'127.0.0.1' if host in _ANYWHERE else shown}:{port}",
         models=", ".join(names),
         model=names[0] if names else "auto",
         header="" if keyless else ' -H "authorization: Bearer $TRIMTAB_KEY"',
