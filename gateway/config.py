@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails
 
 from ..cache.policy import CachePolicy
 from ..compression.policy import CompressionPolicy
@@ -22,9 +23,10 @@ from ..protocol.exchange import Limits, Tenant
 from ..protocol.money import dollars, microdollars
 from ..routing.policy import OutputPolicy, RoutePolicy
 from .config_checks import cross_check
-from .config_default import default_ledger, default_models
+from .config_default import VARIABLES, default_ledger, default_models
 from .keys import read_key, tenant_name
 from .model_config import ModelConfig
+from .problem import ConfigError, Problem
 from .secret import Secret, environment
 from .section import Count, Flag, Name, Seconds, Section
 
@@ -206,5 +208,14 @@ class Config(Section):
 
 
 def default_config(environ: Mapping[str, str]) -> Config:
-    """What is served with no configuration at all. Raises pydantic's ValidationError, naming a bad variable's key."""
-    return Config.model_validate({}, context={"environ": environ})
+    """What is served with no configuration at all. Raises ConfigError, naming the variable that makes no sense."""
+    try:
+        return Config.model_validate({}, context={"environ": environ})
+    except ValidationError as e:
+        details = e.errors(include_url=False, include_input=False)
+        raise ConfigError(tuple(_variable(detail) for detail in details)) from None
+
+
+def _variable(detail: ErrorDetails) -> Problem:
+    cause = str(detail.get("ctx", {}).get("error", detail["msg"]))
+    return Problem("environment", None, (VARIABLES.get(detail["loc"][-1], "HOME"),), cause)

@@ -13,11 +13,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .listen import open_door
 from .nearest import suggestion
+from .problem import Path
 
 if TYPE_CHECKING:
     from .config import Config
 
-Path = tuple[str | int, ...]
 Finding = tuple[Path, str]
 CROSS = "cross_check"  # the error type that tells these findings from those of a single field
 

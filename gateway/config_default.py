@@ -12,6 +12,13 @@ from typing import Any
 SMALL_WEIGHTS = "smollm2-135m-instruct"
 LARGE_MODEL = "gpt-4.1-mini"
 
+# Which variable a key of the default large model comes from.
+VARIABLES: dict[str | int, str] = {
+    "api_key": "OPENAI_API_KEY",
+    "base_url": "OPENAI_BASE_URL",
+    "model": "TRIMTAB_LARGE_MODEL",
+}
+
 
 def default_models(environ: Mapping[str, str]) -> dict[str, Any]:
     """`models` and `routes`. OPENAI_API_KEY adds `large`; OPENAI_BASE_URL and TRIMTAB_LARGE_MODEL say which."""

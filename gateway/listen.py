@@ -7,10 +7,12 @@ import ipaddress
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .problem import Path, dotted
+
 if TYPE_CHECKING:
     from .config import Config
 
-Finding = tuple[tuple[str | int, ...], str]
+Finding = tuple[Path, str]
 
 # Keys that stand in tutorials, compose files and other people's repositories. Short of a dictionary attack by us
 # these are the ones a scanner tries first.
@@ -78,7 +80,7 @@ class OpenDoor(ValueError):
 
 def check_listen(config: Config, host: str) -> None:
     """Raise OpenDoor, naming every cause, if `config` must not be served on `host`."""
-    causes = [f"{'.'.join(map(str, path))}: {cause}" for path, cause in open_door(config, host)]
+    causes = [f"{dotted(path)}: {cause}" for path, cause in open_door(config, host)]
     if causes:
         raise OpenDoor("\n".join(causes))
 

@@ -136,7 +136,9 @@ def _header_name(name: str) -> str:
     if not _TOKEN.match(name):
         raise ValueError("is not the name of an HTTP header")
     if name in ("authorization", "host", "content-length", "transfer-encoding", "connection"):
-        raise ValueError("is a header that the gateway sets itself" + (" from api_key" if name == "authorization" else ""))
+        raise ValueError(
+            "is a header that the gateway sets itself" + (" from api_key" if name == "authorization" else "")
+        )
     return name
 
 
