@@ -159,7 +159,9 @@ class EngineStream:
         while True:
             left = deadline - self._event_loop.time()
             try:
-                events = await asyncio.wait_for(self._events.get(), min(wait, left))
+                # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with an event.
+                async with asyncio.timeout(min(wait, left)):
+                    events = await self._events.get()
             except TimeoutError:
                 raise (
                     UpstreamTimeout("total", limits.total) if left < wait else UpstreamTimeout(which, wait)

@@ -77,7 +77,7 @@ def read_completion(request: Request, vocabulary: int) -> Ask:
     if request.get("suffix"):
         raise InvalidRequest("this model cannot fill in before a 'suffix'", param="suffix")
     best_of = _integer(request, "best_of", 1, _MOST_CHOICES)
-    if best_of is not None and best_of != request.n:
+    if best_of is not None and best_of != (request.get("n") or 1):
         raise InvalidRequest("'best_of' other than 'n' is not supported by this model", param="best_of")
     echo = request.get("echo")
     if echo is not None and not isinstance(echo, bool):

@@ -1,4 +1,4 @@
-"""A tiny llama of random weights in a GGUF file that the tests write themselves: the whole engine without a download."""
+"""A tiny llama of random weights in a GGUF file that the tests write themselves: a whole engine without a download."""
 
 import asyncio
 import itertools
@@ -16,7 +16,8 @@ from trimtab.protocol.messages import Request
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r", "Ġw or", "l d", "Ġwor ld", "1 2", "i n"]
 TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8}
@@ -163,6 +164,8 @@ def ask():
 
     def make(kind="chat", *, id="r1", timeouts=None, **fields):
         content = {"messages": [{"role": "user", "content": "hello world"}]} if kind == "chat" else {"prompt": "hello"}
-        return Call(kind, Request.build(kind, {"model": "tiny", **content, **fields}), id, timeouts=timeouts or Timeouts())
+        return Call(
+            kind, Request.build(kind, {"model": "tiny", **content, **fields}), id, timeouts=timeouts or Timeouts()
+        )
 
     return make

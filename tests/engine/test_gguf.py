@@ -25,7 +25,7 @@ def test_a_file_cut_anywhere_is_an_error(tiny, tmp_path):
     for length in [0, 3, 4, 20, 100, 5000, len(data) // 2, len(data) - 1]:
         path = tmp_path / "cut.gguf"
         path.write_bytes(data[:length])
-        with pytest.raises(ModelUnavailable, match="cut short|empty|no GGUF"):
+        with pytest.raises(ModelUnavailable, match=r"cut short|empty|no GGUF"):
             GGUF(path)
 
 

@@ -1,0 +1,315 @@
+"""The engine as the gateway meets it, with a tiny model of random weights."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from trimtab.backends.base import Timeouts
+from trimtab.backends.engine.backend import EngineBackend
+from trimtab.protocol.errors import (
+    ContextTooLong,
+    Draining,
+    InvalidRequest,
+    ModelUnavailable,
+    NotSupported,
+    Overloaded,
+    UpstreamTimeout,
+)
+
+USAGE = {"stream_options": {"include_usage": True}, "stream": True}
+NEVER_ENDS = {"logit_bias": {"0": -100, "2": -100}}  # the two tokens that end an answer
+
+
+def chunks(body):
+    """The JSON of each event; the last must be [DONE]."""
+    events = body.decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    return [json.loads(e.removeprefix("data: ")) for e in events[:-2]]
+
+
+async def streamed(engine, call):
+    return chunks(b"".join([part async for part in await engine.stream(call)]))
+
+
+def text_of(events, choice=0):
+    picked = [c for e in events for c in e["choices"] if c["index"] == choice]
+    return "".join(c["delta"].get("content") or "" if "delta" in c else c["text"] for c in picked)
+
+
+async def streamed_rest(parts):
+    return [part async for part in parts]
+
+
+def slow_down(engine, monkeypatch):
+    """A tiny model answers in a blink: give it steps long enough to be interrupted."""
+    model, forward = engine._loop.loaded.model, engine._loop.loaded.model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: (time.sleep(0.005), forward(*a, **k))[1])
+
+
+async def whole(engine, call):
+    return json.loads((await engine.complete(call)).body)
+
+
+async def test_a_chat_answer_is_openais_object(engine, ask):
+    answer = await engine.complete(ask(max_tokens=9, seed=1, logprobs=True, top_logprobs=3))
+    parsed = ChatCompletion.model_validate_json(answer.body)
+    assert (parsed.id, parsed.object, parsed.created, parsed.model) == (
+        "chatcmpl-r1",
+        "chat.completion",
+        1700000000,
+        "tiny",
+    )
+    assert parsed.system_fingerprint.startswith("fp_")
+    assert (
+        parsed.usage.total_tokens == answer.usage.total == parsed.usage.prompt_tokens + parsed.usage.completion_tokens
+    )
+    assert answer.finish_reasons == (parsed.choices[0].finish_reason,)
+    logprobs = parsed.choices[0].logprobs.content
+    assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in logprobs)
+    raw = b"".join(bytes(token.bytes) for token in logprobs)
+    assert raw.decode("utf-8", "replace") == parsed.choices[0].message.content
+
+
+async def test_a_stream_is_openais_chunks_and_says_the_same(engine, ask):
+    fields = {"max_tokens": 12, "seed": 3, **NEVER_ENDS}
+    events = await streamed(engine, ask(**fields, **USAGE))
+    for event in events:
+        ChatCompletionChunk.model_validate(event)
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [e["choices"][0]["finish_reason"] for e in events[:-1]] == [None] * (len(events) - 2) + ["length"]
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == 12
+    assert all(e["usage"] is None for e in events[:-1])
+    answer = await whole(engine, ask(**fields))
+    assert answer["choices"][0]["message"]["content"] == text_of(events)
+    assert answer["usage"] == events[-1]["usage"]
+
+
+async def test_usage_comes_only_when_asked_for(engine, ask):
+    events = await streamed(engine, ask(max_tokens=2, stream=True))
+    assert not any("usage" in e for e in events)
+
+
+async def test_a_seed_repeats_whatever_else_runs(engine, ask):
+    alone = await whole(engine, ask(seed=7, max_tokens=30, temperature=1.5))
+    crowd = await asyncio.gather(*(whole(engine, ask(seed=s, max_tokens=30, temperature=1.5)) for s in (5, 6, 7, 8)))
+    assert crowd[2]["choices"] == alone["choices"]
+    assert len({json.dumps(a["choices"]) for a in crowd}) == 4
+
+
+async def test_choices_differ_but_not_without_temperature(engine, ask):
+    hot = await whole(engine, ask(n=3, seed=1, max_tokens=20))
+    assert [c["index"] for c in hot["choices"]] == [0, 1, 2]
+    assert len({c["message"]["content"] for c in hot["choices"]}) == 3
+    cold = await whole(engine, ask(n=2, temperature=0, max_tokens=20))
+    assert len({c["message"]["content"] for c in cold["choices"]}) == 1
+
+
+async def test_streams_of_several_choices_keep_apart(engine, ask):
+    fields = {"n": 3, "seed": 2, "max_tokens": 15}
+    answer = await whole(engine, ask(**fields))
+    events = await streamed(engine, ask(**fields, stream=True))
+    assert [text_of(events, i) for i in range(3)] == [c["message"]["content"] for c in answer["choices"]]
+
+
+async def test_a_stop_string_ends_the_answer_before_it(engine, ask):
+    full = (await whole(engine, ask(seed=4, max_tokens=40, **NEVER_ENDS)))["choices"][0]["message"]["content"]
+    stop = full[10:13]
+    events = await streamed(engine, ask(seed=4, max_tokens=40, stop=["never", stop], stream=True, **NEVER_ENDS))
+    assert text_of(events) == full[: full.index(stop)]
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_an_end_token_ends_the_answer(engine, ask):
+    answer = await whole(engine, ask(max_tokens=9, logit_bias={"2": 100}))
+    assert answer["choices"][0]["message"]["content"] == ""
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] == 1
+
+
+async def test_json_is_json(engine, ask):
+    for seed in range(6):
+        answer = await whole(
+            engine, ask(seed=seed, max_tokens=40, temperature=2, response_format={"type": "json_object"})
+        )
+        assert isinstance(json.loads(answer["choices"][0]["message"]["content"]), dict)
+        assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_completions_in_each_form(engine, ask):
+    fields = {"temperature": 0, "max_tokens": 6, "logprobs": 2}
+    texts = await engine.complete(ask("completions", prompt=["hello", "hello world"], **fields))
+    parsed = Completion.model_validate_json(texts.body)
+    assert [c.index for c in parsed.choices] == [0, 1]
+    assert texts.usage.prompt == 3
+    hello = await whole(engine, ask("completions", prompt="hello", **fields))
+    assert hello["choices"][0]["text"] == parsed.choices[0].text
+    assert len(hello["choices"][0]["logprobs"]["tokens"]) == len(hello["choices"][0]["logprobs"]["text_offset"]) == 6
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+async def test_echo_repeats_the_prompt_and_scores_it(engine, ask, logprobs):
+    fields = {"prompt": "hello world", "echo": True, "max_tokens": 4, "seed": 1, "logprobs": logprobs, **NEVER_ENDS}
+    answer = await whole(engine, ask("completions", **fields))
+    events = await streamed(engine, ask("completions", stream=True, **fields))
+    assert answer["choices"][0]["text"] == text_of(events)
+    assert text_of(events).startswith("hello world")
+    if logprobs:
+        scored = answer["choices"][0]["logprobs"]
+        assert scored["tokens"][:2] == ["hello", " world"]
+        assert scored["token_logprobs"][0] is None
+        assert all(v < 0 for v in scored["token_logprobs"][1:])
+
+
+async def test_a_prompt_can_be_scored_without_an_answer(engine, ask):
+    answer = await whole(engine, ask("completions", prompt="hello world", echo=True, max_tokens=0, logprobs=0))
+    assert answer["choices"][0]["text"] == "hello world"
+    assert answer["usage"]["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize("kind", ["chat", "completions"])
+async def test_too_long_a_prompt_is_refused_with_the_numbers(engine, ask, kind):
+    words = "z " * 200
+    fields = {"messages": [{"role": "user", "content": words}]} if kind == "chat" else {"prompt": words}
+    with pytest.raises(ContextTooLong, match=r"256 tokens.* 4\d\d"):
+        await engine.complete(ask(kind, **fields))
+
+
+async def test_an_answer_fills_the_context_and_no_more(engine, ask):
+    answer = await whole(engine, ask(seed=1, max_tokens=100_000, **NEVER_ENDS))
+    assert answer["usage"]["total_tokens"] == 256
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+async def test_what_is_refused_is_refused_before_the_stream_opens(engine, ask):
+    with pytest.raises(InvalidRequest):
+        await engine.stream(ask(temperature=9, stream=True))
+    with pytest.raises(NotSupported):
+        await engine.complete(ask("embeddings"))
+
+
+async def test_closing_a_stream_stops_the_work_within_a_step(engine, ask, monkeypatch):
+    slow_down(engine, monkeypatch)
+    stream = await engine.stream(ask(max_tokens=200, stream=True, **NEVER_ENDS))
+    parts = aiter(stream)
+    for _ in range(3):
+        await anext(parts)
+    await stream.aclose()
+    await stream.aclose()
+    await whole(engine, ask(max_tokens=1))  # a later request is through, so the step in progress is over
+    spent = stream.spent().completion
+    await whole(engine, ask(max_tokens=5))
+    assert 1 <= spent == stream.spent().completion < 200
+
+
+async def test_cancelling_a_call_stops_its_work(engine, ask, monkeypatch):
+    slow_down(engine, monkeypatch)
+    task = asyncio.create_task(engine.complete(ask(max_tokens=200, **NEVER_ENDS)))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await whole(engine, ask(max_tokens=1))
+    assert engine._loop._running == []
+
+
+async def test_spent_counts_what_was_generated(engine, ask):
+    stream = await engine.stream(ask(max_tokens=7, stream=True, **NEVER_ENDS))
+    _ = [part async for part in stream]
+    assert stream.spent().completion == 7
+    assert stream.spent().prompt == 21
+
+
+async def test_a_full_queue_says_so(tiny, ask, monkeypatch):
+    backend = EngineBackend(str(tiny), most_running=1, most_waiting=1, threads=1)
+    await backend.start()
+    await backend.complete(ask(max_tokens=1))
+    slow_down(backend, monkeypatch)
+    long = {"max_tokens": 200, "stream": True, **NEVER_ENDS}
+    streams = [await backend.stream(ask(**long))]
+    await anext(aiter(streams[0]))
+    while not backend._loop._running:
+        await asyncio.sleep(0.001)
+    streams.append(await backend.stream(ask(**long)))
+    with pytest.raises(Overloaded) as e:
+        await backend.stream(ask(**long))
+    assert e.value.retry_after
+    await streams[1].aclose()  # one that gave up leaves its place
+    streams.append(await backend.stream(ask(**long)))
+    await backend.close()
+
+
+async def test_closing_ends_open_answers_and_refuses_new_ones(tiny, ask, monkeypatch):
+    backend = EngineBackend(str(tiny), threads=1)
+    await backend.start()
+    await backend.complete(ask(max_tokens=1))
+    slow_down(backend, monkeypatch)
+    stream = await backend.stream(ask(max_tokens=200, stream=True, **NEVER_ENDS))
+    parts = aiter(stream)
+    await anext(parts)
+    await backend.close()
+    with pytest.raises(Draining):
+        await streamed_rest(parts)
+    with pytest.raises(Draining):
+        await backend.complete(ask())
+
+
+async def test_a_call_waits_for_the_model_and_ready_says_when(tiny, ask):
+    backend = EngineBackend(str(tiny), threads=1)
+    assert not backend.ready()
+    await backend.start()
+    await backend.complete(ask(max_tokens=1))
+    assert backend.ready()
+    await backend.close()
+
+
+async def test_a_wait_that_is_too_long_names_its_timeout(tiny, ask):
+    backend = EngineBackend(str(tiny), threads=1)  # never started: it never gets ready
+    with pytest.raises(UpstreamTimeout) as e:
+        await backend.complete(ask(timeouts=Timeouts(first_token=0.1)))
+    assert e.value.which == "first_token"
+
+
+async def test_damaged_weights_fail_each_call_clearly(tiny, tmp_path, ask, caplog):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(tiny.read_bytes()[:5000])
+    backend = EngineBackend(str(path))
+    await backend.start()
+    with pytest.raises(ModelUnavailable, match="cut short") as e:
+        await backend.complete(ask())
+    assert not backend.ready()
+    assert str(tmp_path) not in str(e.value)
+    assert str(path) in caplog.text  # the operator is told which file
+    await backend.close()
+
+
+async def test_one_requests_failure_is_its_own(engine, ask, monkeypatch):
+    model, forward = engine._loop.loaded.model, engine._loop.loaded.model.forward
+
+    def breaks(tokens, kv, every=False):
+        if kv.length > 30:
+            raise RuntimeError("out of memory, at address 0xdead")
+        return forward(tokens, kv, every)
+
+    monkeypatch.setattr(model, "forward", breaks)
+    long, short = await asyncio.gather(
+        engine.complete(ask(max_tokens=100, **NEVER_ENDS)),
+        engine.complete(ask(max_tokens=3, **NEVER_ENDS)),
+        return_exceptions=True,
+    )
+    assert "0xdead" not in str(long)
+    assert long.code == "internal_error"
+    assert short.usage.completion == 3
+
+
+def test_importing_the_backend_brings_nothing_heavy():
+    heavy = "{'torch', 'tokenizers', 'jinja2', 'numpy', 'transformers'}"
+    code = f"import sys, trimtab.backends.engine.backend; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

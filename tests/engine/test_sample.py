@@ -1,0 +1,94 @@
+"""Choosing tokens: the law, its repetition by seed, and what penalties, bias and grammar do to it."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.backends.engine.request import Sampling
+from trimtab.backends.engine.sample import choose
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
+LAW = torch.softmax(LOGITS[0], -1).tolist()
+
+
+def draws(sampling, count=4000):
+    return Counter(choose(LOGITS, sampling, Counter(), i).token for i in range(count))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_come_as_often_as_the_law_says(temperature):
+    law = torch.softmax(LOGITS[0] / temperature, -1).tolist()
+    got = draws(Sampling(temperature=temperature, seed=11))
+    for token, p in enumerate(law):
+        assert abs(got[token] / 4000 - p) < 5 * (p * (1 - p) / 4000) ** 0.5 + 1e-3
+
+
+def test_no_temperature_takes_the_likeliest():
+    assert draws(Sampling(temperature=0), 50) == {0: 50}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "allowed"),
+    [
+        (Sampling(top_p=0.5, seed=1), {0}),
+        (Sampling(top_p=0.7, seed=1), {0, 1}),
+        (Sampling(top_p=0.0, seed=1), {0}),
+        (Sampling(top_k=3, seed=1), {0, 1, 2}),
+        (Sampling(min_p=0.2, seed=1), {0, 1, 2}),
+        (Sampling(logit_bias={4: 100.0}, seed=1), {4}),
+        (Sampling(logit_bias={0: -100.0, 1: -100.0}, temperature=0), {2}),
+    ],
+)
+def test_what_is_cut_never_comes_and_the_rest_does(sampling, allowed):
+    assert set(draws(sampling, 800)) == allowed
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10_000))
+def test_a_choice_depends_on_seed_and_position_alone(seed, position):
+    sampling = Sampling(temperature=1.5, seed=seed)
+    first = choose(LOGITS, sampling, Counter(), position)
+    choose(LOGITS, Sampling(seed=seed + 1), Counter(), position)
+    assert choose(LOGITS, sampling, Counter(), position) == first
+
+
+def test_seeds_and_positions_differ():
+    assert (
+        len({choose(torch.zeros(1, 1000), Sampling(seed=s), Counter(), p).token for s in range(5) for p in range(5)})
+        > 15
+    )
+
+
+def test_penalties_count_what_was_said():
+    said = Counter({0: 3})
+    assert choose(LOGITS, Sampling(temperature=0, presence_penalty=0.9), said, 0).token == 0
+    assert choose(LOGITS, Sampling(temperature=0, presence_penalty=1.1), said, 0).token == 1
+    assert choose(LOGITS, Sampling(temperature=0, frequency_penalty=0.5), said, 0).token == 1
+    assert choose(LOGITS, Sampling(temperature=0, frequency_penalty=-1), Counter({1: 2}), 0).token == 1
+
+
+def test_logprobs_are_the_models_own_whatever_the_sampling():
+    choice = choose(LOGITS, Sampling(temperature=0, logit_bias={2: 50.0}, logprobs=2), Counter(), 0)
+    assert choice.token == 2
+    assert choice.logprob == pytest.approx(torch.log(torch.tensor(LAW[2])).item(), abs=1e-5)
+    assert [token for token, _ in choice.top] == [0, 1]
+
+
+class OnlyOdd:
+    def accepts(self, token):
+        return token % 2 == 1
+
+    def way_out(self):
+        return 4
+
+
+def test_a_grammar_leaves_the_law_of_what_it_accepts():
+    got = Counter(choose(LOGITS, Sampling(seed=5), Counter(), i, OnlyOdd()).token for i in range(3000))
+    assert set(got) == {1, 3}
+    assert got[1] / 3000 == pytest.approx(LAW[1] / (LAW[1] + LAW[3]), abs=0.03)
+
+
+def test_a_grammar_that_wants_none_of_the_nucleus_goes_its_own_way():
+    assert choose(LOGITS, Sampling(top_k=1, seed=5), Counter(), 0, OnlyOdd()).token == 4
