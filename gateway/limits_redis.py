@@ -65,7 +65,6 @@ class RedisLimiter:
         self._prefix = prefix
         self._wall = wall
         self._local = LocalLimiter(monotonic, wall, window)
-        self._link = Link(_Dialler(url, scripts, timeout), timeout=timeout, on_up=self._pay)
         self._keys: dict[str, tuple[str, str]] = {}
         self._floor: dict[str, tuple[int, int]] = {}  # the day and the least that is spent on it, by tenant
         self._owed: defaultdict[str, int] = defaultdict(int)  # spent here while the store was away
@@ -73,6 +72,8 @@ class RedisLimiter:
         self._name = os.urandom(6).hex()
         self._number = 0
         self._renewing: asyncio.Task[None] | None = None
+        probe = self._command("spend", "", "probe", 0)
+        self._link = Link(_Dialler(url, scripts, timeout, probe), timeout=timeout, on_up=self._pay)
 
     @property
     def healthy(self) -> bool:
@@ -223,9 +224,13 @@ class RedisLimiter:
 
 
 class _Dialler:
-    """Makes connections to one address, with the scripts loaded and proof that it answers in time."""
+    """Makes connections to one address, with the scripts loaded and proof that it carries out a write in time.
 
-    def __init__(self, url: str, scripts: Mapping[str, str], timeout: float) -> None:
+    A server that is full, paused or a replica answers a PING all the same.
+    """
+
+    def __init__(self, url: str, scripts: Mapping[str, str], timeout: float, probe: Command) -> None:
+        self._probe = probe
         self._scripts = scripts
         self._timeout = timeout
         try:
@@ -248,7 +253,12 @@ class _Dialler:
             async with asyncio.timeout(2.0):
                 await wire.open()
             async with asyncio.timeout(self._timeout):
-                await wire.probe()
+                reply = (await wire.exchange([self._probe]))[0]
+            if isinstance(reply, RedisError):
+                raise reply
+        except WireFault:
+            await wire.close()
+            raise
         except (RedisError, OSError, TimeoutError) as e:
             await wire.close()
             raise WireFault(_plain(e)) from None
@@ -270,9 +280,6 @@ class _RedisWire:
     async def open(self) -> None:
         await self._connection.connect()  # type: ignore[no-untyped-call]
         await self._load()
-
-    async def probe(self) -> None:
-        await self._send([("PING",)])
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         try:
@@ -313,4 +320,6 @@ def _plain(error: Exception) -> str:
         return "it refuses our credentials"
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
+    if isinstance(error, ResponseError):
+        return f"it refuses a command ({type(error).__name__})"
     return f"the connection failed ({type(error).__name__})"

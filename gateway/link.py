@@ -107,6 +107,7 @@ class Link:
         if not self.up:
             raise LinkDown
         item = _Item(command, asyncio.get_running_loop().create_future())
+        self.counts["asked"] += 1
         self._put(item)
         try:
             return await item.future  # type: ignore[misc]

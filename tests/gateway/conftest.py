@@ -23,17 +23,22 @@ from trimtab.protocol.exchange import Limits
 class Valkey:
     """A server that a test may kill, freeze and start again. Nothing is kept on disk: a restart forgets everything."""
 
-    def __init__(self, **config: str) -> None:
+    def __init__(self, tcp: bool = False, **config: str) -> None:
         # Not pytest's tmp_path: a unix socket's path may be no longer than about a hundred characters.
         self._folder = Path(tempfile.mkdtemp(prefix="tt-vk-"))
         self.socket = self._folder / "s"
         self._server = ValkeyServer(
-            port=0, data_dir=self._folder, unix_socket_path=self.socket, config={"save": "", **config}
+            port=None if tcp else 0, data_dir=self._folder, unix_socket_path=self.socket, config={"save": "", **config}
         )
 
     @property
     def url(self) -> str:
         return f"unix://{self.socket}"
+
+    @property
+    def port(self) -> int:
+        """On loopback, for a server made with `tcp`."""
+        return self._server.port
 
     @property
     def pid(self) -> int:
@@ -78,7 +83,7 @@ def valkey(valkey_server: Valkey) -> Valkey:
 @pytest.fixture
 def own_valkey() -> Iterator[Valkey]:
     """A server of the test's own, to be killed and frozen."""
-    server = Valkey(**{"enable-debug-command": "local"}).start()
+    server = Valkey(tcp=True, **{"enable-debug-command": "local"}).start()
     yield server
     server.remove()
 
