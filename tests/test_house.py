@@ -121,7 +121,7 @@ def test_the_gateway_needs_no_heavy_library() -> None:
     """The gateway is imported with torch, transformers and litellm barred: it must not notice."""
     code = (
         "import sys\n"
-        "for name in ('torch', 'transformers', 'litellm', 'triton', 'tokenizers', 'jinja2', 'numpy', 'tiktoken', 'redis'):\n"
+        "for name in 'torch transformers litellm triton tokenizers jinja2 numpy tiktoken redis'.split():\n"
         "    sys.modules[name] = None\n"
         "import trimtab.gateway.server, trimtab.gateway.cli, trimtab.gateway.commands.serve\n"
         "print('ok')\n"

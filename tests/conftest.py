@@ -1,0 +1,51 @@
+"""A real gateway on a loopback port, inside the test's own event loop, for tests that are clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Running, Serve
+
+from trimtab.backends.fake_server import FakeServer
+from trimtab.gateway.config import Config
+from trimtab.gateway.server import Server, bind, build, uvicorn_config
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """`async with serve({...configuration...}) as running`. The ledger and the port are the fixture's."""
+
+    @contextlib.asynccontextmanager
+    async def start(config: Mapping[str, Any]) -> AsyncIterator[Running]:
+        written = {"ledger": {"path": str(tmp_path / "ledger.db")}, **config}
+        written["server"] = {"port": 0, **written.get("server", {})}
+        made = Config.model_validate(written, context={"environ": {}})
+        gateway = build(made)
+        sock = bind("127.0.0.1", 0)
+        await gateway.start()
+        server = Server(uvicorn_config(gateway, made))
+        serving = asyncio.ensure_future(server.serve(sockets=[sock]))
+        while not server.started:
+            await asyncio.sleep(0.005)
+        try:
+            yield Running(gateway, sock.getsockname()[1])
+        finally:
+            gateway.cut()
+            server.should_exit = True
+            await serving
+            await gateway.close()
+            sock.close()
+
+    return start
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeServer]:
+    """A scripted OpenAI-compatible server on a real socket; `upstream.use({...})` changes its script."""
+    async with FakeServer() as server:
+        yield server
