@@ -74,38 +74,49 @@ class Totals(msgspec.Struct):
 
 def open_ledger(path: Path) -> sqlite3.Connection:
     """Open or create the ledger and bring its schema up to date. Raises LedgerUnusable."""
+    db: sqlite3.Connection | None = None
     try:
         _create(path)
         db = connect(path)
-    except (OSError, sqlite3.OperationalError) as e:
-        raise LedgerUnusable(f"the ledger {path} cannot be opened ({e}); check the folder's rights and space") from e
-    try:
+        _check(db, path)
         _use_wal(db)
         _migrate(db, path)
-        if path.stat().st_size <= _CHECK_UP_TO:
-            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-    except sqlite3.OperationalError as e:
-        db.close()
-        raise LedgerUnusable(f"the ledger {path} cannot be written ({e}); check rights, space and other users") from e
+    except (OSError, sqlite3.OperationalError) as e:
+        _close(db)
+        raise LedgerUnusable(f"the ledger {path} cannot be opened ({e}); check its folder's rights and space") from e
     except sqlite3.DatabaseError as e:
-        db.close()
+        _close(db)
         raise LedgerUnusable(
             f"the ledger {path} is damaged or not a ledger ({e}); move it away, or save what is readable with "
             f"`sqlite3 {path} .recover | sqlite3 new.db` and put new.db in its place"
         ) from e
     except LedgerUnusable:
-        db.close()
+        _close(db)
         raise
     return db
+
+
+def _close(db: sqlite3.Connection | None) -> None:
+    if db is not None:
+        db.close()
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    if path.stat().st_size <= _CHECK_UP_TO:
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that any one thread at a time may use. NORMAL in WAL mode: a power cut may lose the last groups,
     never tear one; a killed process loses nothing that was committed."""
     db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA synchronous=NORMAL")
+    try:
+        db.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.Error:
+        db.close()
+        raise
     return db
 
 
@@ -133,15 +144,21 @@ def _use_wal(db: sqlite3.Connection) -> None:
             return
 
 
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    if _version(db) > len(MIGRATIONS):
+        raise LedgerUnusable(
+            f"the ledger {path} is of schema version {_version(db)}, written by a newer trimtab; this one knows up to "
+            f"{len(MIGRATIONS)}: update trimtab, or name another file"
+        )
+    if _version(db) == len(MIGRATIONS):
+        return
     db.execute("BEGIN IMMEDIATE")
     try:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            raise LedgerUnusable(
-                f"the ledger {path} is of schema version {version}, written by a newer trimtab; this one knows up to "
-                f"{len(MIGRATIONS)}: update trimtab, or name another file"
-            )
+        version = _version(db)  # again: another worker may have been here while we waited
         for statements in MIGRATIONS[version:]:
             for statement in statements:
                 db.execute(statement)
