@@ -212,7 +212,7 @@ async def test_cancelling_a_call_stops_its_work(engine, ask, monkeypatch):
     slow_down(engine, monkeypatch)
     task = asyncio.create_task(engine.complete(ask(max_tokens=200, **NEVER_ENDS)))
     await asyncio.sleep(0.02)
-    task.cancel()
+    assert task.cancel(), task
     with pytest.raises(asyncio.CancelledError):
         await task
     await whole(engine, ask(max_tokens=1))
