@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..protocol.errors import NotFound, TrimtabError, to_wire
-from ..protocol.messages import PATHS, Request
+from ..protocol.messages import PATHS, Kind, Request
 from .fake_reply import CREATED, Reply, error_body
 from .fake_request import Raw
 from .fake_script import Script, read_script
@@ -122,7 +122,7 @@ class FakeServer:
     async def _answer(self, raw: Raw, response: Response) -> None:
         seen = Seen(raw.method, raw.path, raw.headers, raw.head, raw.body[:_KEPT_BODY], self.clock())
         path = raw.path.split("?", 1)[0]
-        kind = next((kind for kind in PATHS if path.endswith(PATHS[kind])), None)
+        kind: Kind | None = next((kind for kind in PATHS if path.endswith(PATHS[kind])), None)
         try:
             if raw.method == "POST" and kind is not None:
                 self.seen.append(seen)
