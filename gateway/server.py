@@ -42,7 +42,7 @@ def _limiter(config: Config) -> Limiter:
         return LocalLimiter()
     from .limits_redis import RedisLimiter
 
-    return RedisLimiter(config.store.redis.get_secret_value(), replicas=config.server.workers)
+    return RedisLimiter(config.store.redis.get_secret_value())
 
 
 class Server(uvicorn.Server):
@@ -69,8 +69,11 @@ async def serve(
     StrictProtocol.head_seconds, StrictProtocol.body_seconds = config.server.headers_s, config.server.body_s
     sock = listener or bind(config.server.host, config.server.port)
     await gateway.start()
-    server = Server(_uvicorn(gateway, config))
-    watcher = ConfigWatcher(path, gateway.apply, gateway.config_failed) if path is not None else None
+    server = Server(uvicorn_config(gateway, config))
+    watcher = None
+    if path is not None:
+        host = sock.getsockname()[0]
+        watcher = ConfigWatcher(path, gateway.apply, gateway.config_failed, host=host, current=config)
     loop = asyncio.get_running_loop()
     stop = _Stop(gateway, server, config.server.drain_s)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,7 +143,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _uvicorn(gateway: Gateway, config: Config) -> uvicorn.Config:
+def uvicorn_config(gateway: Gateway, config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(gateway),
         loop="uvloop",
