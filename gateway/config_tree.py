@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Any, Literal, Union
 
@@ -59,13 +59,13 @@ def validate(data: Any, environ: Mapping[str, str]) -> tuple[list[tuple[Path, st
     try:
         return [], Config.model_validate(data, context=context)
     except ValidationError as e:
-        found = _findings(e)
+        found = _findings(e, data)
     if isinstance(data, dict) and not any(finding.crossing for finding in found):
         # pydantic looks across sections only where each is right. So mend a copy, for the sake of the second look.
         try:
             Config.model_validate(_mended(data, found), context=context)
         except ValidationError as e:
-            found += [f for f in _findings(e) if f.crossing and not _touches(f.path, found)]
+            found += [f for f in _findings(e, data) if f.crossing and not _touches(f.path, found)]
     return [(finding.path, finding.cause) for finding in found], None
 
 
@@ -98,8 +98,10 @@ def _touches(path: Path, found: list[Finding]) -> bool:
     return any(path[: len(other.path)] == other.path or other.path[: len(path)] == path for other in found)
 
 
-def _findings(error: ValidationError) -> list[Finding]:
-    return [_finding(detail) for detail in error.errors(include_url=False, include_input=False)]
+def _findings(error: ValidationError, data: Any) -> list[Finding]:
+    found = [_finding(detail) for detail in error.errors(include_url=False, include_input=False)]
+    # A key may be written as its bare hash: what is wrong inside the section that stands for it is wrong there.
+    return [replace(f, path=f.path[:-1]) if isinstance(_parent(data, f.path)[0], str) else f for f in found]
 
 
 def _finding(detail: ErrorDetails) -> Finding:
@@ -122,9 +124,7 @@ def _finding(detail: ErrorDetails) -> Finding:
 def _in_file(loc: Path) -> Path:
     """pydantic's path without what it adds: the tag of a model's backend, and the marker of a key's own error."""
     path = loc[:-1] if loc[-1:] == ("[key]",) else loc
-    path = (*path[:2], *path[3:]) if _is_tagged(path) else path
-    bare_key = len(path) == 5 and path[0] == "tenants" and path[2] == "keys" and path[4] == "hash"
-    return path[:-1] if bare_key else path
+    return (*path[:2], *path[3:]) if _is_tagged(path) else path
 
 
 def _is_tagged(loc: Path) -> bool:

@@ -173,6 +173,9 @@ def _hidden(value: Any, environ: Mapping[str, str]) -> Any:
 
 
 def _params(value: Any, info: ValidationInfo) -> Any:
+    for name in ("model", "api_key", "api_base"):
+        if isinstance(value, dict) and name in value:
+            raise ValueError(f"holds {name}, which has a key of its own beside `params`")
     return _hidden(value, environment(info))
 
 
@@ -198,7 +201,7 @@ class LitellmModel(ModelBase):
 
     def backend_options(self) -> dict[str, Any]:
         params = {key: _plain(value) for key, value in self.params.items()}
-        return {"model": self.model, "api_key": _plain(self.api_key), "api_base": self.api_base, "params": params}
+        return {**params, "model": self.model, "api_key": _plain(self.api_key), "api_base": self.api_base}
 
 
 class FakeModel(ModelBase):
