@@ -97,9 +97,8 @@ def _json(client: OpenAI, model: str) -> Shown:
 
 
 def _receipt(base: str, key: str, shown: Shown) -> tuple[Shown, dict[str, Any]]:
-    request = urllib.request.Request(
-        f"{base}/v1/receipts/{shown.request_id}", headers={"authorization": f"Bearer {key}"}
-    )  # noqa: S310
+    address = f"{base}/v1/receipts/{shown.request_id}"
+    request = urllib.request.Request(address, headers={"authorization": f"Bearer {key}"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
         return shown, json.load(response)
 
