@@ -10,6 +10,7 @@ The only file of the gateway that imports redis.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -105,16 +106,14 @@ class RedisLimiter:
             raise never
         strict = limits.microusd_per_day is not None and self._when_down == "refuse"
         if self._link.up or (strict and await self._link.soon()):
-            self._number += 1
-            own = f"{self._name}-{self._number:x}"
             try:
-                reply = await self._link.ask(
-                    self._reserve_command(own, tenant, limits, ask), self._settle_command(own, tenant, 0, 0, void=True)
-                )
+                return await self._with_store(tenant, limits, ask)
             except LinkDown:
                 pass
-            else:
-                return self._verdict(own, tenant, limits, ask, reply)
+            # A connection that the server closed while it was idle shows only now; nobody should be refused for that.
+            if strict and await self._link.soon():
+                with contextlib.suppress(LinkDown):
+                    return await self._with_store(tenant, limits, ask)
         return self._without_store(tenant, limits, ask, strict)
 
     def settle(self, reservation: Reservation, tokens: int, microusd: int) -> None:
@@ -140,6 +139,13 @@ class RedisLimiter:
         self._saw(tenant, int(self._wall() // DAY), microusd)
 
     # With the store.
+
+    async def _with_store(self, tenant: str, limits: Limits, ask: Ask) -> Reservation:
+        self._number += 1
+        own = f"{self._name}-{self._number:x}"
+        undo = self._settle_command(own, tenant, 0, 0, void=True)
+        reply = await self._link.ask(self._reserve_command(own, tenant, limits, ask), undo)
+        return self._verdict(own, tenant, limits, ask, reply)
 
     def _reserve_command(self, own: str, tenant: str, limits: Limits, ask: Ask) -> Command:
         most = (limits.requests_per_minute, limits.tokens_per_minute, limits.microusd_per_day, limits.concurrent)

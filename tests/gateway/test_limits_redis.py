@@ -136,6 +136,14 @@ async def test_a_long_answer_keeps_its_slot(valkey: Any) -> None:
         await made.reserve("acme", limits, Ask())
 
 
+async def test_a_late_renewal_does_not_bring_a_settled_slot_back(valkey: Any) -> None:
+    async with limiter(valkey.url) as made:
+        taken = await made.reserve("acme", Limits(concurrent=1), Ask())
+        made.release(taken)
+        made._link.post(made._command("renew", "acme", 60_000, taken.inner))
+        await made.reserve("acme", Limits(concurrent=1), Ask())
+
+
 async def test_a_settle_is_seen_by_the_next_request_of_the_same_process(valkey: Any) -> None:
     limits = Limits(concurrent=1)
     async with limiter(valkey.url) as made:
@@ -290,14 +298,16 @@ async def test_a_sleeping_server_costs_one_timeout_and_then_nothing(own_valkey: 
         await until(lambda: made.healthy)
 
 
-async def test_money_waits_for_the_first_new_dial_rather_than_refuse(valkey: Any) -> None:
+async def test_a_connection_that_was_closed_while_idle_refuses_nobody(valkey: Any) -> None:
     async with limiter(valkey.url) as made:
-        await made.reserve("acme", BUDGET, Ask(0, 1))
-        valkey.say("CLIENT", "KILL", "TYPE", "normal", wait=False)
-        for _ in range(5):
-            await made.reserve("acme", Limits(requests_per_minute=100), Ask())
-        await made.reserve("acme", BUDGET, Ask(0, 1))
+        for n in range(5):
+            await made.reserve("acme", BUDGET, Ask(0, 1))
+            valkey.say("CLIENT", "KILL", "TYPE", "normal", wait=False)
+            await asyncio.sleep(0.02)
+            await made.reserve("acme", BUDGET, Ask(0, 1))
+            assert made._link.counts["drops"] == n + 1
         assert made.counts["refused"] == 0
+        assert field(valkey, made, "held") == 10
 
 
 @pytest.mark.parametrize(
