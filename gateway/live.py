@@ -235,13 +235,17 @@ class Gateway:
         return not problems, report
 
     def render_metrics(self) -> bytes:
+        self.refresh_gauges()
+        return self.metrics.render()
+
+    def refresh_gauges(self) -> None:
+        """Bring the metrics that show a state, rather than count, up to date."""
         now = self._clock()
         self.metrics.in_flight.set(self.in_flight)
         self.metrics.ready.set(1 if self.readiness()[0] else 0)
         self.metrics.ledger_buffered.set(self.ledger.buffered)
         for served in self.live.catalogue.all():
             self.metrics.circuit_open(served.target.name).set(0 if served.breaker.state(now) == "closed" else 1)
-        return self.metrics.render()
 
     # Building.
 

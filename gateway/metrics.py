@@ -1,15 +1,18 @@
 """Prometheus metrics. Every label's values come from the configuration or a fixed list, so none can grow without bound.
 
 The children of each metric are looked up once and kept: a label look-up a request would cost more than the increment.
+With several workers (gateway/workers.py sets PROMETHEUS_MULTIPROC_DIR) each scrape answers for all of them together.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..protocol.exchange import Receipt
 
@@ -48,16 +51,31 @@ class Metrics:
             buckets=_OVERHEAD,
             registry=self.registry,
         )
-        self.in_flight = Gauge("trimtab_in_flight_requests", "Requests being answered.", registry=self.registry)
-        self.ready = Gauge("trimtab_ready", "1 when readiness answers 200.", registry=self.registry)
+        self.in_flight = Gauge(
+            "trimtab_in_flight_requests",
+            "Requests being answered.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.ready = Gauge(
+            "trimtab_ready", "1 when readiness answers 200.", multiprocess_mode="livemin", registry=self.registry
+        )
         self.reloads = cache(
             Counter(
                 "trimtab_config_reloads", "Reloads of the configuration.", ["result"], registry=self.registry
             ).labels
         )
-        self.ledger_buffered = Gauge("trimtab_ledger_buffered", "Receipts not written yet.", registry=self.registry)
+        self.ledger_buffered = Gauge(
+            "trimtab_ledger_buffered", "Receipts not written yet.", multiprocess_mode="livesum", registry=self.registry
+        )
         self.circuit_open = cache(
-            Gauge("trimtab_circuit_open", "1 while a model is left alone.", ["model"], registry=self.registry).labels
+            Gauge(
+                "trimtab_circuit_open",
+                "1 while a model is left alone.",
+                ["model"],
+                multiprocess_mode="livemax",
+                registry=self.registry,
+            ).labels
         )
 
     def settled(self, receipt: Receipt) -> None:
@@ -86,4 +104,13 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        if not shared():
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+
+def shared() -> bool:
+    """Whether this process is one of several workers that report together."""
+    return bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))

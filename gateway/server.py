@@ -27,6 +27,7 @@ from .ledger import Ledger
 from .limits import Limiter
 from .limits_local import LocalLimiter
 from .live import Gateway
+from .metrics import shared
 from .reload import ConfigWatcher
 
 log = logging.getLogger("trimtab.server")
@@ -82,7 +83,9 @@ async def serve(
         loop.add_signal_handler(signal.SIGHUP, watcher.request)
     else:
         loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: there is no configuration file to read again")
-    watching = asyncio.ensure_future(watcher.run()) if watcher is not None else None
+    chores = [asyncio.ensure_future(watcher.run())] if watcher is not None else []
+    if shared():
+        chores.append(asyncio.ensure_future(_refresh(gateway)))
     try:
         serving = asyncio.ensure_future(server.serve(sockets=[sock]))
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
@@ -91,9 +94,16 @@ async def serve(
             ready(*sock.getsockname()[:2])
         await serving
     finally:
-        if watching is not None:
-            watching.cancel()
+        for chore in chores:
+            chore.cancel()
         await gateway.close()
+
+
+async def _refresh(gateway: Gateway) -> None:
+    """Another worker's scrape shows our state too, so it has to be fresh without being asked."""
+    while True:
+        gateway.refresh_gauges()
+        await asyncio.sleep(2)
 
 
 class _Stop:

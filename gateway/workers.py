@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from types import FrameType
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from .config import Config
 from .server import bind
@@ -34,6 +38,12 @@ def supervise(config: Config, arguments: list[str]) -> int:
             "set store.redis, or run one worker"
         )
     sock = bind(config.server.host, config.server.port)
+    with tempfile.TemporaryDirectory(prefix="trimtab-metrics-") as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        return _run(config, arguments, sock)
+
+
+def _run(config: Config, arguments: list[str], sock: socket.socket) -> int:
     fleet = _Fleet(config.server.workers, [*arguments, "--fd", str(sock.fileno())], sock.fileno())
     print(f"trimtab: {config.server.workers} workers on {config.server.host}:{sock.getsockname()[1]}", flush=True)
     return fleet.run()
@@ -58,6 +68,7 @@ class _Fleet:
             worker = self._workers.pop(pid, None)
             if worker is None:
                 continue
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
             worker[0].returncode = os.waitstatus_to_exitcode(status)
             if self._stopping:
                 worst = max(worst, abs(worker[0].returncode))
@@ -73,7 +84,8 @@ class _Fleet:
             self._start()
 
     def _start(self) -> None:
-        worker = subprocess.Popen(self._command, pass_fds=(self._fd,))  # noqa: S603
+        # A group of its own: Ctrl-C reaches the parent alone, which passes it on once.
+        worker = subprocess.Popen(self._command, pass_fds=(self._fd,), process_group=0)  # noqa: S603
         self._workers[worker.pid] = worker, time.monotonic()
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
