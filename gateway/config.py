@@ -11,7 +11,7 @@ import functools
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, model_validator
@@ -150,6 +150,7 @@ class StoreConfig(Section):
     """Where limits and caches are kept: in this process, or in a Redis or Valkey that all replicas share."""
 
     redis: Annotated[Secret, AfterValidator(_redis_url)] | None = None
+    when_down: Literal["refuse", "local"] = "refuse"  # tenants with a budget while the store does not answer
 
 
 def _ledger_path(value: Any, info: ValidationInfo) -> Any:

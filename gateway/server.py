@@ -43,7 +43,9 @@ def _limiter(config: Config) -> Limiter:
         return LocalLimiter()
     from .limits_redis import RedisLimiter
 
-    return RedisLimiter(config.store.redis.get_secret_value())
+    return RedisLimiter(
+        config.store.redis.get_secret_value(), when_down=config.store.when_down, replicas=config.server.workers
+    )
 
 
 class Server(uvicorn.Server):

@@ -64,6 +64,7 @@ def test_workers_share_a_port_a_ledger_and_their_metrics(tmp_path: Path) -> None
     finally:
         fleet.send_signal(signal.SIGTERM)
         assert fleet.wait(30) == 0, (tmp_path / "log").read_text()
+        log.close()
 
 
 def test_limits_that_workers_cannot_share_are_refused(tmp_path: Path) -> None:
