@@ -38,14 +38,9 @@ def children(pid: int) -> list[int]:
 
 def test_workers_share_a_port_a_ledger_and_their_metrics(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text("models:\n  m: {backend: fake}\n")
-    log = (tmp_path / "log").open("w+")
-    fleet = subprocess.Popen(
-        [sys.executable, "-m", "trimtab.gateway.cli", "serve", "-c", "t.yaml", "--port", "0", "--workers", "2"]
-        + ["--ledger", "l.db"],
-        cwd=tmp_path,
-        stdout=log,
-        stderr=log,
-    )
+    command = [sys.executable, "-m", "trimtab.gateway.cli", "serve", "-c", "t.yaml", "--port", "0", "--workers", "2"]
+    with (tmp_path / "log").open("w") as log:
+        fleet = subprocess.Popen([*command, "--ledger", "l.db"], cwd=tmp_path, stdout=log, stderr=log)
     try:
         until(lambda: "2 workers on" in (tmp_path / "log").read_text())
         found = re.search(r"on 127\.0\.0\.1:(\d+)", (tmp_path / "log").read_text())
@@ -57,14 +52,14 @@ def test_workers_share_a_port_a_ledger_and_their_metrics(tmp_path: Path) -> None
         counted = re.search(r'trimtab_requests_total\{.*outcome="ok".*\} (\S+)', get(f"{url}/metrics"))
         assert counted is not None
         assert float(counted[1]) == 30, "a scrape answers for all workers, whichever gets it"
+        until(lambda: json.loads(get(f"{url}/v1/usage"))["requests"] == 30)
         before = children(fleet.pid)
         os.kill(before[0], signal.SIGKILL)
         until(lambda: len(children(fleet.pid)) == 2 and before[0] not in children(fleet.pid))
-        until(lambda: json.loads(get(f"{url}/v1/usage"))["requests"] == 30)
+        get(f"{url}/v1/chat/completions", body)
     finally:
         fleet.send_signal(signal.SIGTERM)
         assert fleet.wait(30) == 0, (tmp_path / "log").read_text()
-        log.close()
 
 
 def test_limits_that_workers_cannot_share_are_refused(tmp_path: Path) -> None:
