@@ -192,9 +192,21 @@ class _Library:
         self.users -= 1
         if self.users:
             return
+        # Tasks of its own that it started after an answer would wake its logging worker again.
+        if left := [task for task in asyncio.all_tasks() if self._owns(task)]:
+            await asyncio.wait(left, timeout=1)
         logging_worker = importlib.import_module("litellm.litellm_core_utils.logging_worker")
         await logging_worker.GLOBAL_LOGGING_WORKER.stop()
         session, self.module.aclient_session = self.module.aclient_session, None
         await self.module.close_litellm_async_clients()
         await session.aclose()
         self.module.in_memory_llm_clients_cache.flush_cache()
+
+    def _owns(self, task: asyncio.Task[Any]) -> bool:
+        """Whether litellm started this task, its endless logging worker left out."""
+        code = getattr(task.get_coro(), "cr_code", None)
+        return (
+            code is not None
+            and code.co_filename.startswith(os.path.dirname(self.module.__file__))
+            and code.co_name != "_worker_loop"
+        )

@@ -50,7 +50,7 @@ def translate(error: BaseException, secrets: Iterable[str], seconds: float, *, s
     status = getattr(error, "status_code", None)
     if status in (401, 403):
         return UpstreamRefusedKey(f"the upstream refused the gateway's own credentials (status {status})")
-    garbled = kinds & {"json.JSONDecodeError", "msgspec.DecodeError"} or text.startswith("Empty or invalid response")
+    garbled = "json.JSONDecodeError" in kinds or text.startswith("Empty or invalid response") or _is_its_own(error)
     if garbled or not isinstance(status, int) or not 400 <= status < 600:
         return UpstreamGarbled(f"the upstream's answer cannot be read ({type(error).__name__})")
     return UpstreamAnswered(status, error_body(error, status, secrets), retry_after=_retry_after(error))
@@ -100,6 +100,13 @@ def _chain(error: BaseException) -> list[BaseException]:
         chain.append(at)
         at = getattr(at, "original_exception", None) or at.__cause__ or at.__context__
     return chain
+
+
+def _is_its_own(error: BaseException) -> bool:
+    """Whether something broke inside litellm itself, which it calls a connection error."""
+    chain = _chain(error)
+    unsaid = not any(isinstance(getattr(e, "body", None), dict) for e in chain)
+    return unsaid and any(type(e).__name__ == "APIConnectionError" for e in chain)
 
 
 def _kinds(error: BaseException) -> set[str]:

@@ -51,6 +51,8 @@ def arguments(request: Request, *, compatible: bool) -> dict[str, Any]:
         if isinstance(tool, dict) and tool.get("type") == "mcp":
             raise InvalidRequest("tools of type 'mcp' are not sent to this model's provider", param="tools")
     if compatible:
+        if "user" in known:
+            other["user"] = known.pop("user")  # litellm drops it for models that are not in its list
         return {**known, "extra_body": other} if other else known
     return {**known, **_foreign(other)}
 
