@@ -89,7 +89,7 @@ def _litellm(document: Document, environ: Mapping[str, str]) -> Report:
     translation = translate(document, environ)
     config, errors = translation.config()
     if config is None:
-        return Report(document.source, "litellm", errors=_sorted([*document.problems, *errors]))
+        return Report(document.source, "litellm", _sorted(errors), _sorted(translation.unsupported))
     placed = [document.problem(translation.origin(path), cause) for path, cause in notes(config, translation.data)]
     return Report(document.source, "litellm", warnings=_sorted([*translation.unsupported, *placed]), config=config)
 

@@ -70,19 +70,24 @@ def validate(data: Any, environ: Mapping[str, str]) -> tuple[list[tuple[Path, st
 
 
 def _mended(data: dict[str, Any], found: list[Finding]) -> dict[str, Any]:
-    """A copy without what is broken; a broken model becomes one that answers, since others may refer to it."""
+    """A copy without what is broken. What others may refer to, and what is counted in a list, gets a stand-in."""
     tree = copy.deepcopy(data)
-    for finding in sorted(found, key=lambda f: [(isinstance(step, int), step) for step in f.path], reverse=True):
-        path = finding.path
-        a_model = path[:1] == ("models",) and len(path) >= 2
-        parent, step = _parent(tree, path[:2] if a_model else path)
-        if isinstance(parent, dict):
+    for number, finding in enumerate(sorted(found, key=lambda f: len(f.path), reverse=True)):
+        whole = _replaced_whole(finding.path)
+        parent, step = _parent(tree, whole)
+        if isinstance(parent, list) and isinstance(step, int) and step < len(parent):
+            parent[step] = f"sha256:{number:064x}" if whole[2:3] == ("keys",) else f"?{number}"
+        elif isinstance(parent, dict):
             parent.pop(step, None)
-            if a_model and not finding.name:
+            if whole[:1] == ("models",) and len(whole) == 2 and not finding.name:
                 parent[step] = {"backend": "fake"}
-        elif isinstance(parent, list) and isinstance(step, int) and step < len(parent):
-            del parent[step]
     return tree
+
+
+def _replaced_whole(path: Path) -> Path:
+    if path[:1] == ("models",):
+        return path[:2]
+    return path[:4] if path[:1] == ("tenants",) and path[2:3] == ("keys",) else path
 
 
 def _parent(tree: Any, path: Path) -> tuple[Any, str | int]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from .config import Config
 from .keys import hash_key
-from .litellm_groups import aliases, fallbacks, free_name, groups
+from .litellm_groups import Groups, aliases, fallbacks
 from .litellm_model import model
 from .litellm_reading import Reading, Translation
 from .problem import ConfigError, Path
@@ -45,10 +45,11 @@ def translate(document: Document, environ: Mapping[str, str]) -> Translation:
     top = Reading(translation, (), document.data)
     _environment(top.section("environment_variables"))
     settings, router, general = (top.section(name) for name in SECTIONS[1:4])
-    models = _models(translation, top.take("model_list"), _patience(settings, router))
-    entries = groups(translation, models)
+    written = top.take("model_list")
+    groups = Groups(written if isinstance(written, list) else [])
+    models = _models(translation, written, groups, _patience(settings, router))
     aliases(router, models)
-    fallbacks(settings, router, models, entries)
+    fallbacks(settings, router, models, groups)
     cache, redis = _cache(settings)
     translation.data = {"models": models, "tenants": _tenants(general, cache), **_store(redis, router)}
     for section in (settings, router, general, top):
@@ -78,12 +79,12 @@ def _patience(settings: Reading, router: Reading) -> dict[str, Any]:
     return {key: value for key, value in first.items() if value is not None}
 
 
-def _models(translation: Translation, entries: Any, patience: Mapping[str, Any]) -> dict[str, Any]:
+def _models(translation: Translation, entries: Any, groups: Groups, patience: Mapping[str, Any]) -> dict[str, Any]:
     models: dict[str, Any] = {}
-    if not isinstance(entries, list):
+    translation.place(("models",), ("model_list",))
+    if entries is not None and not isinstance(entries, list):
         translation.wrong(("model_list",), "must be a list of models")
-        return models
-    for i, data in enumerate(entries):
+    for i, data in enumerate(entries if isinstance(entries, list) else ()):
         path: Path = ("model_list", i)
         entry = Reading(translation, path, data)
         name = entry.take("model_name")
@@ -92,7 +93,8 @@ def _models(translation: Translation, entries: Any, patience: Mapping[str, Any])
         elif "*" in name or _is_wildcard(data):
             translation.leave((*path, "model_name"), "wildcards are not supported; list each model by its own name")
         else:
-            _model(entry, models, free_name(name, models), patience)
+            ours = groups.join(name, (*path, "model_name"), translation)
+            models[ours] = {**_model(entry, ours, patience), **({} if ours == name else {"listed": False})}
     return models
 
 
@@ -101,7 +103,7 @@ def _is_wildcard(entry: Any) -> bool:
     return isinstance(params, dict) and "*" in str(params.get("model"))
 
 
-def _model(entry: Reading, models: dict[str, Any], name: str, patience: Mapping[str, Any]) -> None:
+def _model(entry: Reading, name: str, patience: Mapping[str, Any]) -> dict[str, Any]:
     translation = entry.translation
     ours: Path = ("models", name)
     translation.place(ours, (*entry.path, "model_name"))
@@ -110,9 +112,9 @@ def _model(entry: Reading, models: dict[str, Any], name: str, patience: Mapping[
     made = model(params, info, patience)
     if made is None:
         made = {"backend": "fake"}  # the entry is a problem already; the name stays known to the rest of the file
-    models[name] = made
     for section in (params, info, entry):
         section.finish()
+    return made
 
 
 def _tenants(general: Reading, cache: dict[str, Any]) -> dict[str, Any]:

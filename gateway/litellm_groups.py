@@ -5,34 +5,34 @@ LiteLLM balances load over the entries of a name. Here the first one answers and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from .litellm_reading import Reading, Translation, asks
 from .problem import Path
 
 
-def free_name(name: str, models: Mapping[str, Any]) -> str:
-    """The name, or for another entry of the same name `name#2` and so on."""
-    count = 1
-    while (candidate := name if count == 1 else f"{name}#{count}") in models:
-        count += 1
-    return candidate
+class Groups:
+    """The entries behind each name that clients ask for; the first one bears the name itself."""
 
+    def __init__(self, entries: list[Any]) -> None:
+        self.members: dict[str, list[str]] = {}
+        self._written = {entry.get("model_name") for entry in entries if isinstance(entry, dict)}
 
-def groups(translation: Translation, models: dict[str, Any]) -> dict[str, list[str]]:
-    """The entries behind each name that clients ask for, the first one being the name itself."""
-    found: dict[str, list[str]] = {}
-    for name in models:
-        first, _, number = name.rpartition("#")
-        if number.isdigit() and first in found and name == f"{first}#{len(found[first]) + 1}":
-            found[first].append(name)
-            models[name]["listed"] = False
-            cause = f"another entry for {first!r}: not balanced, but a fallback of the first, as {name!r}"
-            translation.leave(translation.origin(("models", name)), cause)
-        else:
-            found[name] = [name]
-    return found
+    def join(self, name: str, path: Path, translation: Translation) -> str:
+        """What the next entry of `name` is called among our models: `name`, then a free `name#2` and so on."""
+        members = self.members.setdefault(name, [])
+        if not members:
+            members.append(name)
+            return name
+        number = len(members) + 1
+        while f"{name}#{number}" in self._written:
+            number += 1
+        members.append(f"{name}#{number}")
+        self._written.add(members[-1])
+        cause = f"another entry for {name!r}: not balanced, but a fallback of the first, as {members[-1]!r}"
+        translation.leave(path, cause)
+        return members[-1]
 
 
 def aliases(router: Reading, models: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def aliases(router: Reading, models: dict[str, Any]) -> None:
         known.append(alias)
 
 
-def fallbacks(settings: Reading, router: Reading, models: dict[str, Any], entries: dict[str, list[str]]) -> None:
+def fallbacks(settings: Reading, router: Reading, models: dict[str, Any], groups: Groups) -> None:
     """`fallbacks` by name, `default_fallbacks` for the rest; a name in them means all of its entries."""
     chosen: dict[str, tuple[Path, list[Any]]] = {}
     usual: tuple[Path, list[Any]] = (), []
@@ -63,6 +63,7 @@ def fallbacks(settings: Reading, router: Reading, models: dict[str, Any], entrie
                 chosen.setdefault(name, (path, wanted))
         default = section.take("default_fallbacks")
         usual = ((*section.path, "default_fallbacks"), default) if isinstance(default, list) else usual
+    entries = groups.members
     meant = {alias: name for name, entry in models.items() for alias in entry.get("aliases", ())}
     for name in chosen.keys() - entries.keys() - meant.keys():
         settings.translation.wrong(chosen[name][0], f"gives fallbacks to {name!r}, which is no model of this file")

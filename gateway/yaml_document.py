@@ -18,6 +18,7 @@ from .problem import Mark, Path, Problem
 _MAP = "tag:yaml.org,2002:map"
 _SEQ = "tag:yaml.org,2002:seq"
 _STR = "tag:yaml.org,2002:str"
+_DATE = "tag:yaml.org,2002:timestamp"
 _MERGE = "tag:yaml.org,2002:merge"
 # Aliases let a small file stand for a huge one; no honest configuration comes near this many values.
 LARGEST = 100_000
@@ -142,6 +143,8 @@ class _Reader:
         return "?"
 
     def _scalar(self, node: yaml.Node, path: Path, mark: Mark) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.tag == _DATE:
+            return node.value  # no configuration holds dates, but versions look like them (2024-10-21)
         try:
             return self._constructor.construct_object(node, deep=True)
         except yaml.constructor.ConstructorError:

@@ -180,6 +180,17 @@ def test_all_faults_at_once() -> None:
     assert "s3cr3t" not in repr(report)
 
 
+def test_what_stands_behind_a_fault_in_a_list_keeps_its_place() -> None:
+    k = hash_key("k")
+    text = (
+        f"models: {{m: {{backend: fake}}}}\ntenants:\n  a: {{keys: ['{k}']}}\n  b:\n    keys:\n    - bad\n    - '{k}'\n"
+    )
+    assert [(e.path, e.mark and e.mark.line) for e in check(text).errors] == [
+        (("tenants", "b", "keys", 0), 6),
+        (("tenants", "b", "keys", 1), 7),
+    ]
+
+
 def test_a_fault_is_not_reported_again_as_what_follows_from_it() -> None:
     text = "models: {m: {backend: fake, x: 1}}\nroutes: {r: {small: m}}\ntenants: {a: {}, b: {keys: [plain]}}\n"
     assert [error.path for error in check(text).errors] == [("models", "m", "x"), ("tenants", "b", "keys", 0)]

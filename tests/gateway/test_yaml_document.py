@@ -76,7 +76,7 @@ def test_merged_keys_and_aliases() -> None:
         ("a: !!python/object/apply:os.system ['true']\n", 1, 4, "not allowed"),
         ("a: !thing {b: 1}\n", 1, 4, "not allowed"),
         ("a: !!int abc\n", 1, 4, "is not a value"),
-        ("a: 2024-13-45\n", 1, 4, "is not a value"),
+        ("a: !!float x\n", 1, 4, "is not a value"),
         ("a: &x [*x]\n", 1, 4, "contains itself"),
         ("&x {<<: *x}\n", 1, 1, "contains itself"),
         ("a: {<<: 3}\n", 1, 9, "`<<` merges sections only"),
@@ -87,6 +87,10 @@ def test_what_is_refused_and_where(text: str, line: int, column: int, part: str)
     assert len(problems) == 1
     assert str(problems[0]).startswith(f"f.yaml:{line}:{column}: ")
     assert part in str(problems[0])
+
+
+def test_a_version_that_looks_like_a_date_stays_text() -> None:
+    assert parse("a: 2024-10-21\nb: 2024-13-45\n", "f").data == {"a": "2024-10-21", "b": "2024-13-45"}
 
 
 def test_small_files_cannot_stand_for_huge_ones() -> None:
