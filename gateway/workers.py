@@ -70,10 +70,12 @@ class _Fleet:
                 continue
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
             worker[0].returncode = os.waitstatus_to_exitcode(status)
+            code = worker[0].returncode
             if self._stopping:
-                worst = max(worst, abs(worker[0].returncode))
+                # One that had not begun to serve dies of the signal itself: nothing was lost with it.
+                worst = worst if code == -signal.SIGTERM else max(worst, abs(code))
             else:
-                self._replace(pid, worker[0].returncode, worker[1])
+                self._replace(pid, code, worker[1])
         return worst
 
     def _replace(self, pid: int, code: int, born: float) -> None:
