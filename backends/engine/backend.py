@@ -26,7 +26,8 @@ from ...protocol.errors import (
 )
 from ...protocol.messages import Answer, Usage
 from ..base import Call
-from .loop import Job, Loop
+from .download import Lines
+from .loop import Job, Loop, log
 from .request import Ask, Choice, read_chat, read_completion, read_prompts
 from .weights import obtain
 from .wire import DONE, Form
@@ -283,7 +284,7 @@ def _load(
     threads: int | None,
     clock: Callable[[], float],
 ) -> Loaded:
-    path = obtain(weights, folder)
+    path = obtain(weights, folder, Lines(log.info))
     try:
         from .runner import load
     except ImportError as e:

@@ -77,8 +77,9 @@ class Bar(Progress):
         self._bar.stop()
 
 
-def shown(stream: IO[str] = sys.stderr) -> Progress:
-    """A bar on a terminal, lines elsewhere."""
+def shown(stream: IO[str] | None = None) -> Progress:
+    """A bar on a terminal, lines elsewhere; on stderr if no stream is given."""
+    stream = stream or sys.stderr
     return Bar() if stream.isatty() else Lines(lambda line: print(line, file=stream, flush=True))
 
 

