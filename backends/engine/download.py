@@ -79,8 +79,8 @@ class Bar(Progress):
 
 def shown(stream: IO[str] | None = None) -> Progress:
     """A bar on a terminal, lines elsewhere; on stderr if no stream is given."""
-    stream = stream or sys.stderr
-    return Bar() if stream.isatty() else Lines(lambda line: print(line, file=stream, flush=True))
+    out = sys.stderr if stream is None else stream
+    return Bar() if out.isatty() else Lines(lambda line: print(line, file=out, flush=True))
 
 
 def from_hub(url: str, size: int, part: Path, progress: Progress) -> None:
