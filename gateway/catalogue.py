@@ -80,7 +80,7 @@ class Catalogue:
     def pair(self, name: str) -> tuple[str, str] | None:
         """The names of a route's small and large model, or None where there is nothing to choose."""
         route = self._routes.get(self.meaning(name))
-        if route is None or route.small is None or route.large is None:
+        if route is None or route.small is None or route.large is None or route.small == route.large:
             return None
         return route.small, route.large
 
