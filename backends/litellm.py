@@ -21,7 +21,7 @@ from . import litellm_wire as wire
 from .base import Call
 from .litellm_errors import translate
 from .litellm_stream import LiteLLMStream, dump, passed_headers
-from .registry import missing_extra
+from .registry import MissingExtra
 
 # 1.82.7 and 1.82.8 carried a credential stealer (2026-03); before 1.83.7 a pre-auth SQL injection, CVE-2026-42208.
 _COMPROMISED = {(1, 82, 7), (1, 82, 8)}
@@ -58,7 +58,7 @@ class LiteLLMBackend:
         try:
             check_version(importlib.metadata.version("litellm"))
         except importlib.metadata.PackageNotFoundError:
-            raise missing_extra("litellm", "litellm", "litellm") from None
+            raise MissingExtra("litellm is not installed: pip install 'trimtab[litellm]'") from None
         self._fixed: dict[str, Any] = {
             "drop_params": False,
             **options,

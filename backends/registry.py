@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .base import Backend
 
-# name -> module (relative to this package), class, the extra that brings what it imports
-_KNOWN: dict[str, tuple[str, str, str | None]] = {
-    "engine": (".engine.backend", "EngineBackend", "engine"),
-    "fake": (".fake", "FakeBackend", None),
-    "litellm": (".litellm", "LiteLLMBackend", "litellm"),
-    "openai": (".openai", "OpenAIBackend", None),
+
+class _Entry(NamedTuple):
+    """Where a backend is (relative to this package), and the extra that brings the packages it imports later."""
+
+    module: str
+    factory: str
+    extra: str = ""
+    needs: tuple[str, ...] = ()
+
+
+_KNOWN = {
+    "engine": _Entry(".engine.backend", "EngineBackend", "engine", ("torch", "numpy", "tokenizers", "jinja2")),
+    "fake": _Entry(".fake", "FakeBackend"),
+    "litellm": _Entry(".litellm", "LiteLLMBackend", "litellm", ("litellm",)),
+    "openai": _Entry(".openai", "OpenAIBackend"),
 }
 
 
@@ -31,22 +41,17 @@ def names() -> tuple[str, ...]:
 
 
 def create(name: str, options: Mapping[str, Any]) -> Backend:
-    """A backend made with its own options. Raises UnknownBackend, MissingExtra, or its factory's ValueError."""
+    """A backend made with its own options. Raises UnknownBackend, MissingExtra, or what its factory raises."""
     if name not in _KNOWN:
         raise UnknownBackend(f"there is no backend '{name}'; there are {', '.join(_KNOWN)}")
-    module, attribute, extra = _KNOWN[name]
-    try:
-        factory = getattr(importlib.import_module(module, __package__), attribute)
-    except ModuleNotFoundError as e:
-        if extra is None or (e.name or "").startswith(__package__ or ""):
-            raise
-        raise missing_extra(name, extra, e.name or "") from e
+    entry = _KNOWN[name]
+    # Asked before any call needs them, and without importing them: that takes seconds and is left to the backend.
+    missing = [needed for needed in entry.needs if importlib.util.find_spec(needed) is None]
+    if missing:
+        raise MissingExtra(
+            f"the backend '{name}' needs what is not installed ({', '.join(missing)}): "
+            f"pip install 'trimtab[{entry.extra}]'"
+        )
+    factory = getattr(importlib.import_module(entry.module, __package__), entry.factory)
     made: Backend = factory(**options)
     return made
-
-
-def missing_extra(backend: str, extra: str, module: str) -> MissingExtra:
-    """What to say when `module` is not there."""
-    return MissingExtra(
-        f"the backend '{backend}' needs the package '{module}', which is not installed: pip install 'trimtab[{extra}]'"
-    )
