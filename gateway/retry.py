@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..protocol.errors import (
     CircuitOpen,
+    GatewayError,
     TrimtabError,
     UpstreamAnswered,
     UpstreamError,
@@ -51,7 +52,8 @@ class RetryPolicy:
         `attempt` is the number of calls made so far, `jitter` a random number in [0, 1). A timeout is not tried on the
         same target: whoever was too slow is likely to be so again, and the client has waited already.
         """
-        if attempt >= self.attempts or not worth_another(error) or isinstance(error, UpstreamTimeout | CircuitOpen):
+        hopeless = isinstance(error, UpstreamTimeout | CircuitOpen | GatewayError)
+        if attempt >= self.attempts or hopeless or not worth_another(error):
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= self.longest_retry_after else None
@@ -64,4 +66,6 @@ def worth_another(error: TrimtabError) -> bool:
     """Whether another call, here or at a fallback, could go better."""
     if isinstance(error, UpstreamAnswered):
         return error.transient
+    if isinstance(error, GatewayError):
+        return True  # a backend of ours that is full, not loaded, or has no such verb; another target may have
     return isinstance(error, UpstreamError) and error.retryable

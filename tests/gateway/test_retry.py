@@ -10,6 +10,8 @@ from trimtab.gateway.retry import RetryBudget, RetryPolicy, worth_another
 from trimtab.protocol.errors import (
     CircuitOpen,
     ContextTooLong,
+    NotSupported,
+    Overloaded,
     TrimtabError,
     UpstreamAnswered,
     UpstreamRefusedKey,
@@ -62,3 +64,9 @@ def test_a_fallback_is_not_asked_what_the_client_got_wrong() -> None:
     assert not worth_another(UpstreamAnswered(400, b""))
     assert worth_another(UpstreamTimeout("total", 1))
     assert worth_another(UpstreamAnswered(429, b""))
+
+
+def test_a_backend_of_ours_that_cannot_is_left_at_once_for_the_next_target() -> None:
+    for error in (Overloaded("full"), NotSupported("no embeddings here")):
+        assert worth_another(error)
+        assert RetryPolicy().wait(error, 1, 0.5) is None
