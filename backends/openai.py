@@ -89,7 +89,12 @@ class OpenAIBackend:
     async def complete(self, call: Call) -> Answer:
         response = await self._post(call)
         try:
-            body = await _read(response, MAX_ANSWER)
+            # Also for upstreams whose chunks break the protocol: aiohttp then closes the connection and tells no reader.
+            async with asyncio.timeout(call.timeouts.idle) as timer:
+                body = await _read(response, MAX_ANSWER, timer, call.timeouts.idle)
+        except TimeoutError:
+            response.close()
+            raise UpstreamTimeout("idle", call.timeouts.idle) from None
         except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError) as e:
             response.close()
             raise UpstreamCut("the upstream broke off its answer") from e
@@ -192,8 +197,10 @@ class HTTPStream:
         return None
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, at most `limit` bytes of it whatever Content-Length or compression promise."""
+async def _read(
+    response: aiohttp.ClientResponse, limit: int, timer: asyncio.Timeout | None = None, idle: float = 0.0
+) -> bytes:
+    """The body, at most `limit` bytes of it whatever Content-Length or compression promise. Each chunk winds `timer`."""
     length = response.content_length
     if length is not None and length > limit:
         raise UpstreamGarbled(f"the upstream's answer is larger than {limit >> 20} MB")
@@ -202,6 +209,8 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     while chunk := await response.content.readany():
         parts.append(chunk)
         size += len(chunk)
+        if timer is not None and length != size:
+            timer.reschedule(asyncio.get_running_loop().time() + idle)
         if size > limit:
             raise UpstreamGarbled(f"the upstream's answer is larger than {limit >> 20} MB")
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -213,6 +213,18 @@ async def test_a_broken_upstream_is_an_upstream_error_never_a_200(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_chunks_that_break_the_protocol_do_not_hang(serve: Serve, upstream: FakeServer, stream: bool) -> None:
+    upstream.use({"faults": {"wire": "bad_chunk", "wire_after": 3}})
+    async with serve(over(upstream, timeouts={"idle_s": 0.3})) as running, aiohttp.ClientSession() as session:
+        body = {"model": "m", "messages": ASK, "stream": stream}
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with session.post(f"{running.base_url}/chat/completions", json=body, headers=headers) as response:
+            text = await response.text()
+        assert response.status == (200 if stream else 504)
+        assert json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["source"] == "upstream"
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_stops_the_upstream_and_pays_for_what_was_made(
     running: Running, upstream: FakeServer, stream: bool
 ) -> None:
