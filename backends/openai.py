@@ -89,7 +89,7 @@ class OpenAIBackend:
     async def complete(self, call: Call) -> Answer:
         response = await self._post(call)
         try:
-            # Also for upstreams whose chunks break the protocol: aiohttp then closes the connection and tells no reader.
+            # Also against chunks that break the protocol: aiohttp closes the connection then and tells no reader.
             async with asyncio.timeout(call.timeouts.idle) as timer:
                 body = await _read(response, MAX_ANSWER, timer, call.timeouts.idle)
         except TimeoutError:
@@ -200,7 +200,7 @@ class HTTPStream:
 async def _read(
     response: aiohttp.ClientResponse, limit: int, timer: asyncio.Timeout | None = None, idle: float = 0.0
 ) -> bytes:
-    """The body, at most `limit` bytes of it whatever Content-Length or compression promise. Each chunk winds `timer`."""
+    """The body, at most `limit` bytes of it whatever was promised. Each chunk winds `timer` up again."""
     length = response.content_length
     if length is not None and length > limit:
         raise UpstreamGarbled(f"the upstream's answer is larger than {limit >> 20} MB")

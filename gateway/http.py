@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol, made strict where it is lenient.
 
 Measured on uvicorn 0.54 with httptools: no deadline for a request's head or body (a byte a second kept a connection
-open for ever), two Host headers, no Host and a 200 KB header were all served. Behind a proxy the latter are ways to make
-two readers see two requests (RFC 9112 sections 3.2 and 6.1). Here they are a 400 (or 408, 431) and a closed connection.
+open for ever), two Host headers, no Host and a 200 KB header were all served. Behind a proxy such heads let
+two readers see two requests (RFC 9112 sections 3.2 and 6.1). Here each is a 400, 408 or 431 and a closed connection.
 
 It also tells the endpoint at once when the client leaves, so that no task has to wait for that on each request.
 """
