@@ -63,10 +63,11 @@ class FakeBackend:
         return self._started
 
     async def complete(self, call: Call) -> Answer:
-        """The whole answer; its tokens count as generated when it is returned."""
+        """The whole answer; the prompt counts as used once it is accepted, the answer's tokens when it is returned."""
         record = self._open(call, stream=False)
         try:
             reply = await self._accept(call, record)
+            self._tally.spend(record, reply.usage(0, 0))
             await self._sleep(reply.script.first_byte_s)
             await self._interrupted(reply.script.faults)
         except BaseException as e:
@@ -101,7 +102,8 @@ class FakeBackend:
             raise InvalidRequest(f"the fault '{faults.wire}' needs a socket: backends/fake_server.py", param="model")
         if faults.refuse:
             raise UpstreamUnreachable("the upstream refuses connections")
-        await self._sleep(script.accept_s)
+        if script.accept_s:  # without a delay there is no moment in which a caller can leave unaccepted
+            await self._sleep(script.accept_s)
         if faults.silent:
             await asyncio.Event().wait()
         if faults.status is not None:

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .fake_request import Raw, take_request
 from .fake_script import Script
@@ -34,8 +34,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class, only by its methods
         self._everyone.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
