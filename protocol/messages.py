@@ -10,7 +10,8 @@ This module knows nothing of HTTP, tenants or backends.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ _encode = msgspec.json.Encoder().encode
 
 # Two readers of one body must not see two values of a field that decides who answers or what it costs.
 _DECIDING = ("model", "stream", "n", "max_tokens", "max_completion_tokens", "messages", "user", "stream_options")
+# A letter as an escape: no serialiser writes one (quotes, slashes, angle brackets they do), so this is rare or hostile.
+_SPELT_OUT = re.compile(rb"\\u00(?:4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa])")
 _DECIDING_KEYS = tuple((f'"{name}"'.encode(), name) for name in _DECIDING)
 
 
@@ -161,9 +164,11 @@ class Request:
             raise InvalidRequest("the JSON body is nested too deeply") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
             raise InvalidRequest(f"the body is not a JSON object: {_plain(e)}") from None
-        for needle, name in _DECIDING_KEYS:
-            if name in fields and body.count(needle) > 1 and _written_twice(body, name):
-                raise InvalidRequest(f"the field '{name}' is given twice", param=name)
+        twice = [name for needle, name in _DECIDING_KEYS if name in fields and body.count(needle) > 1]
+        if _SPELT_OUT.search(body):
+            twice = [name for name in _DECIDING if name in fields]  # a key may be written so that no count finds it
+        for name in _written_twice(body, twice) if twice else ():
+            raise InvalidRequest(f"the field '{name}' is given twice", param=name)
         return cls(kind, body, fields)
 
     @classmethod
@@ -250,19 +255,19 @@ def _plain(error: Exception) -> str:
     return str(error).split(" - at ")[0][:200]
 
 
-def _written_twice(body: bytes, name: str) -> bool:
-    """Whether the top level names `name` twice; the slow, exact reading behind the cheap count."""
-    seen: list[bool] = [False]
+def _written_twice(body: bytes, names: Sequence[str]) -> list[str]:
+    """Which of `names` the top level gives twice; the slow, exact reading behind the cheap count."""
+    outermost: list[str] = []
 
     def hook(pairs: list[tuple[str, Any]]) -> None:
         # The outermost object is the last one whose pairs are reported.
-        seen[0] = sum(1 for key, _ in pairs if key == name) > 1
+        outermost[:] = [key for key, _ in pairs]
 
     try:
         json.loads(body, object_pairs_hook=hook)
     except (ValueError, RecursionError) as e:
         raise InvalidRequest(f"the body is not valid JSON: {str(e)[:200]}") from None
-    return seen[0]
+    return [name for name in names if outermost.count(name) > 1]
 
 
 @dataclass(frozen=True, slots=True)
