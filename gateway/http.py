@@ -23,6 +23,7 @@ MAX_HEADERS = 128
 
 _HOST = re.compile(rb"^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?$")
 _BARE_LF = re.compile(rb"[^\r]\n")
+_UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee](?=[ \t]*:)")
 _END = b"\r\n\r\n"
 _CHECK_SECONDS = 0.5  # how often a connection that is receiving looks at its clock
 _STATUS = {
@@ -59,8 +60,13 @@ class StrictProtocol(HttpToolsProtocol):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        if (self._idle or self._in_head) and not self._plausible(data):
-            return
+        if self._idle or self._in_head:
+            if not self._plausible(data):
+                return
+            data = _without_upgrade(data)
+        if self._due is None:
+            # Between two requests. What comes is a head, even if the parser skips it (empty lines) and begins nothing.
+            self._due = time.monotonic() + self.head_seconds
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -86,7 +92,6 @@ class StrictProtocol(HttpToolsProtocol):
         return True
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         problem = head_problem(self.headers, self.parser.get_http_version())
         if problem is not None:
             # Raising stops the parser before it can see a second request in what follows.
@@ -95,6 +100,10 @@ class StrictProtocol(HttpToolsProtocol):
         self._due = time.monotonic() + self.body_seconds
         cast(dict[str, Any], self.scope)["trimtab.connection"] = self
         super().on_headers_complete()
+        self._in_head = False  # not before: a refusal on the way here is a refusal of the head
+        if self.expect_100_continue:
+            # Told 401 at once, a client may keep its body: its next request must not be taken for that body.
+            cast(Any, self).cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._idle, self._due = True, None
@@ -107,6 +116,9 @@ class StrictProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
         if self._due is None or time.monotonic() < self._due:
             return
+        if self.pipeline or self.flow.read_paused:  # it is we who are not ready to read it
+            self._due = time.monotonic() + self.body_seconds
+            return
         self._due = None
         if self._idle:
             self.transport.close()
@@ -114,11 +126,15 @@ class StrictProtocol(HttpToolsProtocol):
             self._refuse(408, b"the request did not arrive in time")
 
     def _refuse(self, status: int, message: bytes) -> None:
-        """Answer by ourselves and close, unless an answer is on the wire already."""
+        """Answer by ourselves and close, unless an answer to an earlier request, or to this one, is under way."""
         if self.transport.is_closing():
             return
         cycle = cast(Any, self).cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        if self._idle or self._in_head:
+            ours = cycle is None or cycle.response_complete
+        else:
+            ours = not cycle.response_started and not self.pipeline
+        if ours:
             reason, code = _STATUS[status]
             body = (
                 b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%s","source":"client"}}'
@@ -129,6 +145,16 @@ class StrictProtocol(HttpToolsProtocol):
                 % (status, reason, len(body), body)
             )
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The packet with its Upgrade header renamed: we take up none (RFC 9110 section 7.8 lets us), and the parser would
+    skip the body of a request that has one, as every first request of Java's HTTP client does."""
+    if b"pgrade" not in data and b"PGRADE" not in data:
+        return data
+    end = data.find(_END)
+    head, rest = (data, b"") if end < 0 else (data[:end], data[end:])
+    return _UPGRADE.sub(b"\r\nx-upgrade", head) + rest
 
 
 def head_problem(headers: list[tuple[bytes, bytes]], version: str) -> bytes | None:
