@@ -10,6 +10,7 @@ close    everything settled and written; exit 0. A second signal cuts the drain 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import resource
 import signal
@@ -148,7 +149,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
     except OSError as e:
-        raise OSError(f"cannot listen on {host}:{port}: {e.strerror or e}") from e
+        cure = "; choose another port with --port" if e.errno == errno.EADDRINUSE else ""
+        raise OSError(f"cannot listen on {host}:{port}: {e.strerror or e}{cure}") from e
     sock.listen(2048)
     sock.setblocking(False)
     sock.set_inheritable(True)

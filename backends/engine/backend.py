@@ -28,8 +28,8 @@ from ...protocol.messages import Answer, Usage
 from ..base import Call
 from .download import Lines
 from .loop import Job, Loop, log
-from .request import Ask, Choice, read_chat, read_completion, read_prompts
-from .weights import obtain
+from .request import Ask, Choice, Sampling, read_chat, read_completion, read_prompts
+from .weights import CATALOGUE, obtain
 from .wire import DONE, Form
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class EngineBackend:
         """`weights` is a name of the catalogue (fetched if need be, into `folder`) or a path. `context` (tokens) may
         shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best."""
         self._weights = weights
+        entry = CATALOGUE.get(weights)
+        self._usual = Sampling() if entry is None else Sampling(temperature=entry.temperature, top_p=entry.top_p)
         self._clock, self._entropy = clock, entropy
         load = partial(_load, weights, folder, context, compute, threads, clock)
         self._loop = Loop(load, most_running, most_waiting)
@@ -91,7 +93,7 @@ class EngineBackend:
             raise NotSupported("the bundled engine makes no embeddings", param="model")
         loaded = await self._wait(call.timeouts.first_token)
         # Rendering and encoding a long conversation takes milliseconds: not on the event loop.
-        ask, prompts = await asyncio.to_thread(_read, call, loaded)
+        ask, prompts = await asyncio.to_thread(_read, call, loaded, self._usual)
         for prompt in prompts:
             _check_length(len(prompt), ask, loaded.context)
         stream = EngineStream(call, ask, prompts, loaded, self._entropy(), int(self._clock()))
@@ -237,11 +239,11 @@ def _choice(stream: EngineStream, index: int, text: str, tokens: list[Choice], r
     return stream.form.choice(index, text, stream.form.logprobs(tokens, 0), reason)
 
 
-def _read(call: Call, loaded: Loaded) -> tuple[Ask, list[list[int]]]:
+def _read(call: Call, loaded: Loaded, usual: Sampling) -> tuple[Ask, list[list[int]]]:
     """The checked parameters and each prompt's ids. Raises InvalidRequest or ContextTooLong."""
     tokenizer, request = loaded.tokenizer, call.request
     if call.kind == "chat":
-        ask = read_chat(request, request.model, tokenizer.size)
+        ask = read_chat(request, request.model, tokenizer.size, usual)
         return ask, [loaded.template.encode(request.get("messages"), loaded.context)]
     ask = read_completion(request, tokenizer.size)
     prompts = read_prompts(request, tokenizer.size)

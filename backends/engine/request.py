@@ -33,6 +33,9 @@ class Sampling:
     seed: int = 0
 
 
+_NEUTRAL = Sampling()
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A chosen token; with logprobs asked for, its own and the likeliest ones', by the model's unprocessed logits."""
@@ -60,8 +63,9 @@ class Ask:
         return int.from_bytes(hashlib.blake2b(f"{base}/{choice}".encode(), digest_size=8).digest(), "little")
 
 
-def read_chat(request: Request, model: str, vocabulary: int) -> Ask:
-    """Raises InvalidRequest; `model` is the name that an error about it says."""
+def read_chat(request: Request, model: str, vocabulary: int, usual: Sampling = _NEUTRAL) -> Ask:
+    """Raises InvalidRequest; `model` is the name that an error about it says, `usual` how to sample where it is not
+    said."""
     _refuse_tools(request, model)
     asked = request.get("logprobs")
     if asked is not None and not isinstance(asked, bool):
@@ -69,7 +73,7 @@ def read_chat(request: Request, model: str, vocabulary: int) -> Ask:
     top = _integer(request, "top_logprobs", 0, 20)
     if top is not None and not asked:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
-    return _ask(request, (top or 0) if asked else None, _wants_json(request), False, vocabulary)
+    return _ask(request, (top or 0) if asked else None, _wants_json(request), False, vocabulary, usual)
 
 
 def read_completion(request: Request, vocabulary: int) -> Ask:
@@ -102,15 +106,17 @@ def read_prompts(request: Request, vocabulary: int) -> list[str] | list[list[int
     )
 
 
-def _ask(request: Request, logprobs: int | None, json: bool, echo: bool, vocabulary: int) -> Ask:
+def _ask(
+    request: Request, logprobs: int | None, json: bool, echo: bool, vocabulary: int, usual: Sampling = _NEUTRAL
+) -> Ask:
     if request.n > _MOST_CHOICES:
         raise InvalidRequest(f"'n' may be at most {_MOST_CHOICES} with this model", param="n")
     temperature = _number(request, "temperature", 0, 2)
     top_p = _number(request, "top_p", 0, 1)
     return Ask(
         sampling=Sampling(
-            temperature=1.0 if temperature is None else temperature,
-            top_p=1.0 if top_p is None else top_p,
+            temperature=usual.temperature if temperature is None else temperature,
+            top_p=usual.top_p if top_p is None else top_p,
             top_k=max(0, _integer(request, "top_k", -1, 1 << 30) or 0),
             min_p=_number(request, "min_p", 0, 1) or 0.0,
             frequency_penalty=_number(request, "frequency_penalty", -2, 2) or 0.0,

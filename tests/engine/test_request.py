@@ -2,7 +2,7 @@
 
 import pytest
 
-from trimtab.backends.engine.request import read_chat, read_completion, read_prompts
+from trimtab.backends.engine.request import Sampling, read_chat, read_completion, read_prompts
 from trimtab.protocol.errors import InvalidRequest
 from trimtab.protocol.messages import Request
 
@@ -89,3 +89,14 @@ def test_legacy_fields_are_checked(param, value):
     with pytest.raises(InvalidRequest) as e:
         read_completion(Request.build("completions", {"model": "m", "n": 1, param: value}), 300)
     assert e.value.param == param
+
+
+def test_a_models_advised_sampling_holds_where_the_client_says_nothing() -> None:
+    usual = Sampling(temperature=0.2, top_p=0.9)
+
+    def sampling(**fields: object) -> Sampling:
+        return read_chat(Request.build("chat", {"model": "m", **fields}), "m", 300, usual).sampling
+
+    assert (sampling().temperature, sampling().top_p) == (0.2, 0.9)
+    assert (sampling(temperature=1, top_p=1).temperature, sampling(temperature=1, top_p=1).top_p) == (1, 1)
+    assert sampling(temperature=0).temperature == 0
