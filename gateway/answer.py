@@ -11,17 +11,18 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ..backends.base import Call, Stream
-from ..protocol.errors import CircuitOpen, TrimtabError, UpstreamCut, UpstreamTimeout
+from ..backends.base import Call, Stream, Timeouts
+from ..protocol.errors import CircuitOpen, TrimtabError, UpstreamCut, UpstreamGarbled, UpstreamTimeout
 from ..protocol.exchange import Exchange, Target
 from ..protocol.messages import Answer as WholeAnswer
 from .breaker import counts_against
 from .catalogue import Catalogue, Served
-from .relay import StreamRelay
-from .retry import worth_another
+from .controls import NONE, Controls
+from .relay import MAX_EVENT, StreamRelay
+from .retry import RetryPolicy, worth_another
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class OpenStream:
     relay: StreamRelay
     first: bytes
     served: Served
+    timeouts: Timeouts
 
 
 class Answer:
@@ -78,6 +80,7 @@ class Answer:
         self, exchange: Exchange, served: Served, verb: Callable[[Exchange, Served, Call], Awaitable[T]]
     ) -> T:
         call = self._call(exchange, served)
+        retries = _retries(served.retries, exchange.facts.get("controls", NONE))
         breaker = served.breaker
         attempt = 0
         while True:
@@ -90,12 +93,13 @@ class Answer:
                 result = await verb(exchange, served, call)
             except TrimtabError as e:
                 self._blame(served, e)
-                wait = served.retries.wait(e, attempt, self._jitter())
+                wait = retries.wait(e, attempt, self._jitter())
                 exchange.receipt.retries.append(f"{served.target.name}: {e.code}: {e.message}"[:200])
                 if wait is None or not served.budget.take():
                     raise
             except BaseException:
                 breaker.abandon()
+                exchange.receipt.target = served.target.name  # whoever was interrupted is who has to be paid
                 raise
             else:
                 breaker.success()
@@ -111,6 +115,7 @@ class Answer:
 
     def _call(self, exchange: Exchange, served: Served) -> Call:
         request = exchange.working
+        controls = exchange.facts.get("controls", NONE)
         changes: dict[str, object] = {}
         if served.target.upstream_model != request.model:
             changes["model"] = served.target.upstream_model
@@ -123,7 +128,7 @@ class Answer:
             request_id=exchange.id,
             tenant=exchange.tenant.name,
             headers={n.decode(): v.decode("latin-1") for n, v in exchange.headers if n in FORWARDED},
-            timeouts=served.timeouts,
+            timeouts=_patience(served.timeouts, controls),
             draft=exchange.draft,
         )
 
@@ -144,16 +149,23 @@ class Answer:
                 first = b""
                 while not relay.started and relay.error is None:
                     first += await self._next(chunks, relay)
+                    if len(first) > MAX_EVENT:
+                        raise UpstreamGarbled(f"the upstream sent {MAX_EVENT >> 20} MB of comments and no event")
         except TimeoutError:
             await _drop(stream)
             raise UpstreamTimeout("first_token", call.timeouts.first_token) from None
-        except BaseException:
+        except TrimtabError:
             await _drop(stream)
+            raise
+        except BaseException:
+            # The client left before its first byte: what was used by then is known to the backend, if to anybody.
+            await _drop(stream)
+            exchange.spent = None if stream is None else stream.spent()
             raise
         if relay.error is not None:
             await _drop(stream)
             raise relay.error
-        return OpenStream(stream, chunks, relay, first, served)
+        return OpenStream(stream, chunks, relay, first, served, call.timeouts)
 
     async def _next(self, chunks: AsyncIterator[bytes], relay: StreamRelay) -> bytes:
         try:
@@ -163,6 +175,21 @@ class Answer:
             if not relay.started and relay.error is None:
                 raise UpstreamCut("the upstream ended its stream before it began") from None
             return rest
+
+
+def _patience(timeouts: Timeouts, controls: Controls) -> Timeouts:
+    """The configured timeouts, as far as the caller did not ask for shorter ones."""
+    if controls.timeout is None and controls.first_token is None:
+        return timeouts
+    total = min(timeouts.total, controls.timeout or timeouts.total)
+    first_token = min(timeouts.first_token, controls.first_token or timeouts.first_token, total)
+    return replace(timeouts, total=total, first_token=first_token)
+
+
+def _retries(policy: RetryPolicy, controls: Controls) -> RetryPolicy:
+    if controls.retries is None or controls.retries + 1 >= policy.attempts:
+        return policy
+    return replace(policy, attempts=controls.retries + 1)
 
 
 async def _drop(stream: Stream | None) -> None:

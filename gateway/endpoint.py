@@ -173,7 +173,7 @@ class _Run:
 
     async def _relay(self, opened: OpenStream) -> None:
         relay, send, translator = opened.relay, self._send, self._translator
-        timeouts = opened.served.timeouts
+        timeouts = opened.timeouts
         loop = asyncio.get_running_loop()
         last = loop.time() + timeouts.total
         headers = [*EVENTS, *self._headers()]

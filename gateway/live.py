@@ -25,6 +25,7 @@ from .admit import Admit
 from .answer import Answer
 from .catalogue import Catalogue, Pair, Served
 from .config import Config
+from .controls import read_controls
 from .keys import CREDENTIAL_HEADERS, KeyRing, presented
 from .ledger import Ledger
 from .limits import Limiter, rate_limit_headers
@@ -188,11 +189,15 @@ class Gateway:
             kind=request.kind,
             stream=request.stream,
         )
-        user = request.get("user")
+        controls = read_controls(headers)
+        user = controls.end_user or request.get("user")
         if isinstance(user, str):
             receipt.end_user = user[:200]
+        receipt.tags = list(controls.tags)
         kept = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS]
-        return Exchange(request_id, request, request, caller, receipt, kept, started)
+        made = Exchange(request_id, request, request, caller, receipt, kept, started)
+        made.facts["controls"] = controls
+        return made
 
     def working(self, task: asyncio.Task[Any]) -> None:
         """Remember a request that a drain may have to cut."""
