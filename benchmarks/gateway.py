@@ -19,8 +19,7 @@ from typing import Any
 
 from gateway_load import DIRECT, FLOOR, LITELLM, OURS, CannotRun, Setting, check, find_peers, load
 from gateway_probe import Probes, probe
-from report import Report, Row, arguments, at_least, at_most, tidy
-from rich.console import Console
+from report import Report, Row, arguments, at_least, at_most, screen, tidy
 from rich.table import Table
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared/bench/gateway"
@@ -45,7 +44,7 @@ def main() -> int:
         return 2
     rows = [*promised(results), *probed(probes)]
     report = Report("gateway", rows, options.seed, [*notes(peers), *differences(probes)], measured(results))
-    console = Console()
+    console = screen()
     console.print(overview(results))
     report.publish(options.json, console)
     return 0
@@ -124,7 +123,7 @@ def footprint(results: Results) -> list[Row]:
         ("ready_s", "cold_starts_s"),
     ):
         for system in (s for s in (OURS, FLOOR, LITELLM) if s in results):
-            row = Row.over(metric, results[system][key], unit=metric.rpartition("_")[2], system=system)
+            row = Row.over(metric, results[system][key], unit="s" if metric == "ready_s" else "MB", system=system)
             if system == OURS and metric in bars:
                 row = replace(row, bar=bars[metric], holds=row.value <= bars[metric])
             rows.append(row)

@@ -91,10 +91,16 @@ class Report:
 
     def publish(self, path: Path | None, console: Console | None = None) -> None:
         """Show the table, and write the file if there is to be one."""
-        show(self, console or Console())
+        show(self, console or screen())
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def screen() -> Console:
+    """Where tables go; wide enough for them where it is a file and not a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def show(report: Report, console: Console) -> None:
