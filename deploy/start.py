@@ -1,7 +1,7 @@
 """The gateway's start in a container: puts its key where the configuration looks for it, then becomes `trimtab`.
 
-The key is TRIMTAB_KEY's if that is set, else a random one, made at the first start and kept. So a first start needs no
-secret, and no two installations share one. It is never printed: logs are read by more people than keys are.
+The key is TRIMTAB_KEY's while that is set, else a random one, made at the first start and kept beside it. So a first
+start needs no secret, and no two installations share one. It is never printed: more people read logs than keys.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ def put_key(file: Path, given: str) -> str:
     if given:
         _write(file, given)
         return "the key is TRIMTAB_KEY's"
-    if file.is_file() and file.read_text().strip():
-        return f"the key is the one kept in {file}"
-    _write(file, new_key("local")[0])
-    return f"made a key; read it with: docker compose exec gateway cat {file}"
+    kept = file.with_name(file.name + ".made")
+    made = kept.read_text().strip() if kept.exists() else ""
+    if not made:
+        made = new_key("local")[0]
+        _write(kept, made)
+    _write(file, made)
+    return f"read the key with: docker compose exec gateway cat {file}  (or `exec gpu`)"
 
 
 def _write(file: Path, key: str) -> None:
