@@ -21,7 +21,7 @@ from . import litellm_wire as wire
 from .base import Call
 from .litellm_errors import translate
 from .litellm_stream import LiteLLMStream, dump, passed_headers
-from .registry import MissingExtra
+from .registry import MissingExtra, Unusable
 
 # 1.82.7 and 1.82.8 carried a credential stealer (2026-03); before 1.83.7 a pre-auth SQL injection, CVE-2026-42208.
 _COMPROMISED = {(1, 82, 7), (1, 82, 8)}
@@ -30,7 +30,7 @@ _VERB = {"chat": "acompletion", "completions": "atext_completion", "embeddings":
 _SECRET_OPTION = re.compile(r"key|secret|token|password|credential|private", re.IGNORECASE)
 
 
-class UnsafeLitellm(RuntimeError):
+class UnsafeLitellm(Unusable):
     """The installed litellm is a version that must not be imported."""
 
 

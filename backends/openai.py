@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from .. import __version__
@@ -32,6 +33,8 @@ from .base import Call, Timeouts
 MAX_ANSWER = 64 << 20
 _MAX_ERROR = 64 << 10
 _BIG_BODY = 1 << 20  # above it aiohttp wants a file, so that the loop is not held by one write
+# What reading a body can end in. aiohttp's parser in Python lets its own errors out where the one in C wraps them.
+_BROKEN = (aiohttp.ClientError, HttpProcessingError, ConnectionError, asyncio.IncompleteReadError)
 _PASSED_HEADERS = ("openai-processing-ms", "openai-version", "x-request-id", "system-fingerprint")
 
 
@@ -95,7 +98,7 @@ class OpenAIBackend:
         except TimeoutError:
             response.close()
             raise UpstreamTimeout("idle", call.timeouts.idle) from None
-        except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError) as e:
+        except _BROKEN as e:
             response.close()
             raise UpstreamCut("the upstream broke off its answer") from e
         except BaseException:
@@ -123,7 +126,7 @@ class OpenAIBackend:
             return HTTPStream(response)
         try:
             body = await _read(response, _MAX_ERROR)
-        except (aiohttp.ClientError, ConnectionError):
+        except _BROKEN:
             body = b""
         finally:
             response.close()
@@ -154,7 +157,7 @@ class OpenAIBackend:
             raise UpstreamUnreachable("the upstream refuses connections") from e
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError, socket.gaierror) as e:
             raise UpstreamUnreachable("the upstream closed the connection without an answer") from e
-        except aiohttp.ClientError as e:
+        except (aiohttp.ClientError, HttpProcessingError) as e:
             raise UpstreamGarbled("the upstream does not speak HTTP correctly") from e
         if response.status != 200:
             raise await _failed(response)
@@ -181,7 +184,7 @@ class HTTPStream:
     async def __anext__(self) -> bytes:
         try:
             chunk = await self._response.content.readany()
-        except (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError) as e:
+        except _BROKEN as e:
             raise UpstreamCut("the upstream broke off its stream") from e
         if not chunk:
             raise StopAsyncIteration
@@ -221,7 +224,7 @@ async def _failed(response: aiohttp.ClientResponse) -> TrimtabError:
     try:
         async with asyncio.timeout(5):
             body = await _read(response, _MAX_ERROR)
-    except (aiohttp.ClientError, ConnectionError, TimeoutError, UpstreamGarbled):
+    except (*_BROKEN, TimeoutError, UpstreamGarbled):
         body = b""
     finally:
         response.close() if not response.content.at_eof() else response.release()

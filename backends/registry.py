@@ -27,11 +27,15 @@ _KNOWN = {
 }
 
 
+class Unusable(RuntimeError):
+    """A backend cannot be used as this machine is; the message says what to do."""
+
+
 class UnknownBackend(ValueError):
     """No backend of that name."""
 
 
-class MissingExtra(RuntimeError):
+class MissingExtra(Unusable):
     """A backend needs packages that are not installed; the message says how to install them."""
 
 

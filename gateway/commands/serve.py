@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...backends.registry import Unusable
 from ...protocol.errors import TrimtabError
 from ..config import Config, default_config
 from ..config_file import ConfigError, load_config
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
             return supervise(config, sys.argv[1:])
         return _serve(config, args)
-    except (ConfigError, OpenDoor, TrimtabError, OSError) as e:
+    except (ConfigError, OpenDoor, TrimtabError, Unusable, OSError) as e:
         print(f"trimtab: {e}", file=sys.stderr)
         return 1
 
