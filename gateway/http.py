@@ -56,6 +56,8 @@ class StrictProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+        # uvicorn 0.54 leaves this timer running after a reset, and it holds the connection and its last request.
+        self._unset_keepalive_if_required()
         if self.on_lost is not None:
             self.on_lost()
 

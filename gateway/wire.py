@@ -74,6 +74,8 @@ def on_disconnect(scope: Scope, receive: Receive, leave: Callable[[], object]) -
     connection = scope.get("trimtab.connection")
     if connection is not None:
         connection.on_lost = leave
+        if connection.transport.is_closing():
+            leave()  # it left while the pipeline was still walking
 
         def forget() -> None:
             connection.on_lost = None
