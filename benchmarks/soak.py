@@ -182,15 +182,17 @@ async def visit_all(
 
 
 async def settled(fewest_tasks: int = 0, fewest_fds: int = 0, seconds: float = 3.0) -> tuple[int, int]:
-    """How many tasks and open files there are once they have stopped falling, or are as few as they were."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while loop.time() < end:
+    """How many tasks and open files there are, once they are as few as they were or have not changed for a while."""
+    seen, since = (0, 0), 0
+    for _ in range(int(seconds / 0.1)):
         gc.collect()
         await asyncio.sleep(0.1)
-        if 0 < len(asyncio.all_tasks()) <= fewest_tasks and fds() <= fewest_fds:
+        now = len(asyncio.all_tasks()), fds()
+        since = since + 1 if now == seen else 0
+        seen = now
+        if (now[0] <= fewest_tasks and now[1] <= fewest_fds) or (since >= 8):
             break
-    return len(asyncio.all_tasks()), fds()
+    return seen
 
 
 def compare(place: House, outcome: Outcome, http: bool) -> Books:
