@@ -102,10 +102,20 @@ class Answer:
                 exchange.receipt.target = served.target.name  # whoever was interrupted is who has to be paid
                 raise
             else:
-                breaker.success()
+                if isinstance(result, OpenStream):
+                    breaker.began()
+                else:
+                    breaker.success()
                 exchange.receipt.target = served.target.name
                 return result
             await self._sleep(wait)
+
+    def ended(self, served: Served, error: TrimtabError | None) -> None:
+        """A stream that had begun is over; the breaker learns how. Not told of those whose client left."""
+        if error is None:
+            served.breaker.success()
+        elif counts_against(error):
+            served.breaker.failure(self._clock())
 
     def _blame(self, served: Served, error: TrimtabError) -> None:
         if counts_against(error):

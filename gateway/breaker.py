@@ -62,6 +62,11 @@ class Breaker:
             self._pause = 0.0
             self._recent.clear()
 
+    def began(self) -> None:
+        """A stream has begun: enough to close the circuit again, too little to count as good before it has ended."""
+        if self._probing:
+            self.success()
+
     def failure(self, now: float) -> None:
         self._failures += 1
         self._remember(False)
