@@ -37,11 +37,13 @@ class StrictProtocol(HttpToolsProtocol):
     """Rejects what two HTTP readers could understand differently, and requests that do not arrive.
 
     `head_seconds` runs from a connection's opening, or a request's first byte, to the end of its head; `body_seconds`
-    from there to the end of its body. One timer a connection, not one a request.
+    from there to the end of its body; a client that takes none of what we sent for `stall_seconds` is dropped. One
+    timer a connection, not one a request.
     """
 
     head_seconds = 10.0
     body_seconds = 60.0
+    stall_seconds = 60.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,6 +52,8 @@ class StrictProtocol(HttpToolsProtocol):
         self._idle = True  # between two requests: whatever comes is the next one's head
         self._in_head = False
         self._due: float | None = time.monotonic() + self.head_seconds
+        self._unsent = 0  # bytes at the last look, and when there last were fewer than the time before
+        self._moved = time.monotonic()
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
         self.on_lost: Callable[[], object] | None = None
 
@@ -116,6 +120,9 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _check(self) -> None:
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
+        if self._stalled():
+            self.transport.abort()
+            return
         if self._due is None or time.monotonic() < self._due:
             return
         if self.pipeline or self.flow.read_paused:  # it is we who are not ready to read it
@@ -126,6 +133,13 @@ class StrictProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._refuse(408, b"the request did not arrive in time")
+
+    def _stalled(self) -> bool:
+        """Whether the client has read nothing for too long. A closing connection lingers for that as well."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not self._unsent or self._unsent < before:
+            self._moved = time.monotonic()
+        return time.monotonic() - self._moved > self.stall_seconds
 
     def _refuse(self, status: int, message: bytes) -> None:
         """Answer by ourselves and close, unless an answer to an earlier request, or to this one, is under way."""
