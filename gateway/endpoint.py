@@ -7,9 +7,11 @@ the client leaves, the work is cancelled and the upstream closed at once, stream
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import GatewayError, Internal, TrimtabError, UpstreamTimeout
 from ..protocol.exchange import Exchange
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from .live import Gateway
 
 log = logging.getLogger("trimtab.endpoint")
+
+_LINGER = 0.25  # seconds for an upstream to end its answer after it said [DONE]; most do at once
 
 
 class Endpoint:
@@ -105,6 +109,7 @@ class _Run:
         self._outcome = "error"
         self._status = 500
         self._translator: Translator | None = None
+        self._connection: Any = None  # gateway/http.py's, where it is that which serves us
 
     async def run(self, scope: Scope, receive: Receive) -> None:
         task = asyncio.current_task()
@@ -116,6 +121,7 @@ class _Run:
                 self._gone = True
                 task.cancel()
 
+        self._connection = scope.get("trimtab.connection")
         forget = on_disconnect(scope, receive, leave)
         try:
             if self._exchange.original.stream and self._exchange.original.kind != "embeddings":
@@ -159,8 +165,9 @@ class _Run:
             self._translator = self._mapping.stream(self._exchange.original)
         try:
             await self._relay(opened)
-        except TrimtabError:
+        except TrimtabError as e:
             self._spend(opened)
+            self._live.answer.ended(opened.served, e)
             raise
         except BaseException:
             # Whatever it was (a client gone, a drain), stop the upstream first and count afterwards.
@@ -170,6 +177,7 @@ class _Run:
         finally:
             await opened.stream.aclose()
         self._spend(opened)
+        self._live.answer.ended(opened.served, None)
 
     async def _relay(self, opened: OpenStream) -> None:
         relay, send, translator = opened.relay, self._send, self._translator
@@ -202,6 +210,8 @@ class _Run:
                         sending = False
                     if relay.error is not None:
                         raise relay.error
+                    if relay.done:
+                        break
         except TimeoutError:
             if sending:
                 raise _TooSlow from None
@@ -214,7 +224,13 @@ class _Run:
         if translator is not None:
             rest = translator.feed(rest) + translator.finish()
         self._ending = True
-        await send({"type": "http.response.body", "body": rest})
+        try:
+            async with asyncio.timeout(timeouts.idle):
+                await send({"type": "http.response.body", "body": rest})
+        except TimeoutError:
+            raise _TooSlow from None
+        if relay.done:
+            await _used_up(opened.chunks)
 
     async def _failed(self, error: TrimtabError) -> None:
         exchange = self._exchange
@@ -223,6 +239,8 @@ class _Run:
         self._status = error.http_status
         if isinstance(error, _TooSlow):
             self._outcome = "disconnected"
+            if self._connection is not None:
+                self._connection.transport.abort()  # to close it would be to wait until everything is read
             return
         if not self._begun:
             extra = [*self._headers(), *self._limit_headers]
@@ -285,6 +303,14 @@ class _TooSlow(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("the client did not read its stream")
+
+
+async def _used_up(chunks: AsyncIterator[bytes]) -> None:
+    """Read to the end behind `[DONE]`, which the client has, so that the upstream's connection can be used again."""
+    with contextlib.suppress(TimeoutError, TrimtabError):
+        async with asyncio.timeout(_LINGER):
+            async for _ in chunks:
+                pass
 
 
 async def _send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -78,7 +78,8 @@ def on_disconnect(scope: Scope, receive: Receive, leave: Callable[[], object]) -
             leave()  # it left while the pipeline was still walking
 
         def forget() -> None:
-            connection.on_lost = None
+            if connection.on_lost is leave:  # else the next request on this connection is watched already
+                connection.on_lost = None
 
         return forget
 
