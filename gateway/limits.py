@@ -108,13 +108,18 @@ def refusal(kind: Refused, limits: Limits, ask: Ask, used: int, wait: float) -> 
         return _budget(
             limits, f"{_usd(used)} is spent or reserved and this request may cost {_usd(ask.microusd)}", wait
         )
+    standing = None
     if kind == "requests":
         text = f"limit of {limits.requests_per_minute} requests a minute reached"
+        standing = limits.requests_per_minute or 0, 0, wait
     elif kind == "tokens":
+        standing = limits.tokens_per_minute or 0, (limits.tokens_per_minute or 0) - used, wait
         text = f"limit of {limits.tokens_per_minute} tokens a minute: {used} used, {ask.tokens} asked for"
     else:
         text = f"limit of {limits.concurrent} requests at the same time reached"
-    return LimitExceeded(f"{text}; try again in {reset_text(wait)}", kind=kind, retry_after=wait)
+    error = LimitExceeded(f"{text}; try again in {reset_text(wait)}", kind=kind, retry_after=wait)
+    error.standing = standing
+    return error
 
 
 def _budget(limits: Limits, text: str, wait: float | None, ever: bool = True) -> BudgetExceeded:
@@ -147,6 +152,11 @@ def rate_limit_headers(reservation: Reservation) -> Headers:
     if limits.tokens_per_minute is not None:
         out += _three(b"tokens", limits.tokens_per_minute, reservation.tokens_left, reservation.tokens_reset)
     return out
+
+
+def refusal_headers(error: LimitExceeded) -> Headers:
+    """The same for the one limit that refused a request."""
+    return [] if error.standing is None else _three(error.kind.encode(), *error.standing)
 
 
 def _three(kind: bytes, limit: int, left: int, reset: float) -> Headers:

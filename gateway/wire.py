@@ -16,6 +16,7 @@ from ..protocol.errors import (
     UnsupportedMedia,
     to_wire,
 )
+from .limits import refusal_headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -114,6 +115,8 @@ def error_headers(error: TrimtabError, request_id: str) -> Headers:
         headers.append((b"retry-after-ms", b"%d" % max(1, round(error.retry_after * 1000))))
     elif error.http_status == 503:
         headers.append((b"retry-after", b"1"))
+    if isinstance(error, LimitExceeded):
+        headers += refusal_headers(error)
     if isinstance(error, LimitExceeded) and not error.ever:
         headers.append((b"x-trimtab-limit", b"larger-than-limit"))
     return headers

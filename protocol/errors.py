@@ -134,7 +134,10 @@ class UnsupportedMedia(ClientError):
 
 
 class LimitExceeded(ClientError):
-    """A limit of the tenant's is used up. `kind` is OpenAI's error type: "requests", "tokens" or "concurrency"."""
+    """A limit of the tenant's is used up. `kind` is OpenAI's error type: "requests", "tokens" or "concurrency".
+
+    `standing` is the limit, what is left of it, and the seconds until it is whole again, where that is known.
+    """
 
     status = 429
     code = "rate_limit_exceeded"
@@ -145,6 +148,7 @@ class LimitExceeded(ClientError):
     ) -> None:
         super().__init__(message, retry_after=retry_after)
         self.kind = kind
+        self.standing: tuple[int, int, float] | None = None
         self.ever = ever  # False: this request is larger than the whole limit, so waiting does not help
 
     @property
