@@ -70,6 +70,9 @@ class ConfigWatcher:
     async def reload(self) -> bool:
         """Read the file and apply it. Whether that worked; if not, `last_error` says why."""
         self._loaded = self._seen = self._stamp()  # before reading: a change in between is seen by the next poll
+        if self._loaded is not None and not self._loaded[1]:
+            # Good at the start, where it means every default. Now it is a file cut short, and a gateway without keys.
+            return self._failed(f"{self._path}: is empty")
         try:
             # Off the loop: a large file takes longer than a stream should have to wait for its next chunk.
             config = await asyncio.to_thread(self._load, self._path)
