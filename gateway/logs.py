@@ -6,16 +6,8 @@ Nothing here logs a key on purpose; the filter is for what a library or an upstr
 from __future__ import annotations
 
 import logging
-import re
 
-_SECRET = re.compile(
-    r"\b(?:sk|tt|pk|key|xai|gsk)-[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}|://[^/\s:@]+:[^/\s@]+@"
-)
-
-
-def redact(text: str) -> str:
-    """The text with keys, bearer tokens and passwords in URLs replaced by [redacted]."""
-    return _SECRET.sub("[redacted]", text)
+from ..protocol.redact import redact
 
 
 class _Redacting(logging.Formatter):

@@ -42,6 +42,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from .redact import redact
+
 Source = Literal["client", "gateway", "upstream"]
 
 
@@ -289,7 +291,8 @@ class CircuitOpen(UpstreamError):
 def to_wire(error: TrimtabError, request_id: str | None = None) -> bytes:
     """The error as OpenAI's JSON object, with one field of ours: `source`, who failed (client, gateway, upstream).
 
-    An upstream's own OpenAI-shaped error keeps its fields; anything else it sent (HTML, a stack trace) is not shown.
+    An upstream's own OpenAI-shaped error keeps its fields, but for a key in its message; anything else it sent (HTML, a
+    stack trace) is not shown.
     """
     if isinstance(error, UpstreamAnswered):
         own = _openai_error(error.body)
@@ -317,4 +320,5 @@ def _openai_error(body: bytes) -> dict[str, Any] | None:
     error = decoded.get("error") if isinstance(decoded, dict) else None
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
-    return {"message": "", "type": "server_error", "param": None, "code": None, **error}
+    # Providers like to repeat the key that they were given, and it is ours.
+    return {"type": "server_error", "param": None, "code": None, **error, "message": redact(error["message"])}
