@@ -92,9 +92,12 @@ class OpenAIBackend:
     async def complete(self, call: Call) -> Answer:
         response = await self._post(call)
         try:
-            # Also against chunks that break the protocol: aiohttp closes the connection then and tells no reader.
-            async with asyncio.timeout(call.timeouts.idle) as timer:
-                body = await _read(response, MAX_ANSWER, timer, call.timeouts.idle)
+            if response.content.is_eof():
+                body = await _read(response, MAX_ANSWER)  # it came with the head, as short answers do
+            else:
+                # Also against chunks that break the protocol: aiohttp closes the connection then and tells no reader.
+                async with asyncio.timeout(call.timeouts.idle) as timer:
+                    body = await _read(response, MAX_ANSWER, timer, call.timeouts.idle)
         except TimeoutError:
             response.close()
             raise UpstreamTimeout("idle", call.timeouts.idle) from None

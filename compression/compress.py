@@ -10,6 +10,7 @@ from ..protocol.exchange import Exchange
 
 class Compress:
     name = "compress"
+    waits = False
 
     async def __call__(self, exchange: Exchange) -> None:
         exchange.note(self.name, "off", "no compression in this version")

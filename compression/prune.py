@@ -10,6 +10,7 @@ from ..protocol.exchange import Exchange
 
 class Prune:
     name = "prune"
+    waits = False
 
     async def __call__(self, exchange: Exchange) -> None:
         exchange.note(self.name, "off", "no pruning in this version")

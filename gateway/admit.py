@@ -30,6 +30,7 @@ class Accepting(Protocol):
 
 class Admit:
     name = "admit"
+    waits = True
 
     def __init__(self, catalogue: Catalogue, limiter: Limiter, ledger: Accepting) -> None:
         self._catalogue = catalogue

@@ -20,6 +20,7 @@ from ..protocol.tokens import count
 from .admit import prompt_size
 from .answer import OpenStream
 from .mapping import Mapping, Translator
+from .relay import StreamRelay
 from .wire import (
     EVENTS,
     JSON,
@@ -180,57 +181,62 @@ class _Run:
         self._live.answer.ended(opened.served, None)
 
     async def _relay(self, opened: OpenStream) -> None:
-        relay, send, translator = opened.relay, self._send, self._translator
-        timeouts = opened.timeouts
-        loop = asyncio.get_running_loop()
-        last = loop.time() + timeouts.total
-        headers = [*EVENTS, *self._headers()]
-        for name, value in opened.stream.headers.items():
-            headers.append(_upstream_header(name, value))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        self._begun = True
-        self._exchange.receipt.first_byte_ms = round((time.monotonic() - self._exchange.started) * 1000, 3)
-        first = opened.first
-        if translator is not None:
-            first = translator.feed(first)
-        if first:
-            await send({"type": "http.response.body", "body": first, "more_body": True})
+        """Send the stream on to its end. One timer bounds every wait: for the upstream, for the client, for the end."""
+        relay, timeouts = opened.relay, opened.timeouts
+        now = asyncio.get_running_loop().time
+        last = now() + timeouts.total
+        await self._begin(opened)
         sending = False
         try:
             async with asyncio.timeout(timeouts.idle) as timer:
-                async for chunk in opened.chunks:
-                    now = loop.time()
-                    timer.reschedule(min(now + timeouts.idle, last))
-                    out = relay.feed(chunk)
-                    if translator is not None and out:
-                        out = translator.feed(out)
-                    if out:
-                        sending = True
-                        await send({"type": "http.response.body", "body": out, "more_body": True})
-                        sending = False
-                    if relay.error is not None:
-                        raise relay.error
-                    if relay.done:
-                        break
+                if not relay.done:
+                    async for chunk in opened.chunks:
+                        timer.reschedule(min(now() + timeouts.idle, last))
+                        out = self._translated(relay.feed(chunk))
+                        if out:
+                            sending = True
+                            await self._send({"type": "http.response.body", "body": out, "more_body": True})
+                            sending = False
+                        if relay.error is not None:
+                            raise relay.error
+                        if relay.done:
+                            break
+                rest = self._rest(relay)
+                self._ending = sending = True
+                await self._send({"type": "http.response.body", "body": rest})
+                sending = False
+                timer.reschedule(now() + _LINGER)
+                await _used_up(opened.chunks)
         except TimeoutError:
             if sending:
                 raise _TooSlow from None
-            if loop.time() >= last:
+            if self._ending:
+                return
+            if now() >= last:
                 raise UpstreamTimeout("total", timeouts.total) from None
             raise UpstreamTimeout("idle", timeouts.idle) from None
+
+    async def _begin(self, opened: OpenStream) -> None:
+        """The status, the headers and the first events."""
+        headers = [*EVENTS, *self._headers()]
+        for name, value in opened.stream.headers.items():
+            headers.append(_upstream_header(name, value))
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._begun = True
+        self._exchange.receipt.first_byte_ms = round((time.monotonic() - self._exchange.started) * 1000, 3)
+        first = self._translated(opened.first)
+        if first:
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
+
+    def _translated(self, data: bytes) -> bytes:
+        return self._translator.feed(data) if self._translator is not None and data else data
+
+    def _rest(self, relay: StreamRelay) -> bytes:
+        """What is still owed when the upstream has ended. Raises what went wrong, if anything did."""
         rest = relay.finish()
         if relay.error is not None:
             raise relay.error
-        if translator is not None:
-            rest = translator.feed(rest) + translator.finish()
-        self._ending = True
-        try:
-            async with asyncio.timeout(timeouts.idle):
-                await send({"type": "http.response.body", "body": rest})
-        except TimeoutError:
-            raise _TooSlow from None
-        if relay.done:
-            await _used_up(opened.chunks)
+        return rest if self._translator is None else self._translator.feed(rest) + self._translator.finish()
 
     async def _failed(self, error: TrimtabError) -> None:
         exchange = self._exchange
@@ -307,10 +313,9 @@ class _TooSlow(GatewayError):
 
 async def _used_up(chunks: AsyncIterator[bytes]) -> None:
     """Read to the end behind `[DONE]`, which the client has, so that the upstream's connection can be used again."""
-    with contextlib.suppress(TimeoutError, TrimtabError):
-        async with asyncio.timeout(_LINGER):
-            async for _ in chunks:
-                pass
+    with contextlib.suppress(TrimtabError):
+        async for _ in chunks:
+            pass
 
 
 async def _send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:

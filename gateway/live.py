@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -95,6 +95,7 @@ class Gateway:
         self._backends: dict[str, tuple[ModelConfig, Served]] = {}
         self._working: set[asyncio.Task[Any]] = set()
         self._retired: set[asyncio.Task[None]] = set()
+        self._random = random.Random()  # noqa: S311 - ids need to be unique, not secret: a receipt asks for its tenant
         self._draining = False
         self._cutting = False
         self.in_flight = 0
@@ -163,7 +164,7 @@ class Gateway:
 
     def new_id(self) -> str:
         """A fresh request id, ordered by time so that the ledger's index grows at its end."""
-        return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+        return f"req_{time.time_ns() // 1_000_000:012x}{self._random.getrandbits(64):016x}"
 
     def enter(self) -> None:
         self.in_flight += 1

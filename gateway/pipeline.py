@@ -17,6 +17,7 @@ client's. The stages between are optimisations and fail open: what they did is u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -34,6 +35,9 @@ log = logging.getLogger("trimtab.pipeline")
 WALK_SECONDS = 0.5  # optimisations that take longer than this together save nobody anything
 
 
+_NO_DEADLINE = contextlib.nullcontext()
+
+
 def optimisations() -> list[Stage]:
     """The stages between `admit` and `answer`, in their order."""
     return [Recall(), Prune(), Compress(), Plan(), Route()]
@@ -42,14 +46,15 @@ def optimisations() -> list[Stage]:
 class Pipeline:
     """Runs an exchange through `admit`, which decides, and through the optimisations, which may only help.
 
-    They share one deadline (a timer for each would cost more than most of them do). When it passes, the stage at work
-    is undone and the ones after it are left out.
+    They share one deadline (a timer for each would cost more than most of them do), unless none of them ever waits.
+    When it passes, the stage at work is undone and the ones after it are left out.
     """
 
     def __init__(self, admit: Stage, stages: Sequence[Stage], seconds: float = WALK_SECONDS) -> None:
         self.admit = admit
         self.stages = list(stages)
         self.seconds = seconds
+        self._waits = any(stage.waits for stage in self.stages)
 
     async def walk(self, exchange: Exchange) -> None:
         """Raises what `admit` raises; afterwards `exchange.answer` or `exchange.targets` says how to go on."""
@@ -57,7 +62,7 @@ class Pipeline:
         done = 0
         before = _keep(exchange)
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.seconds) if self._waits else _NO_DEADLINE:
                 for stage in self.stages:
                     before = _keep(exchange)
                     await self._try(stage, exchange)

@@ -167,8 +167,12 @@ class Exchange:
 
 
 class Stage(Protocol):
-    """One step of the way. It may change `working`, `targets`, `answer` or `draft`, and writes its receipt line."""
+    """One step of the way. It may change `working`, `targets`, `answer` or `draft`, and writes its receipt line.
+
+    `waits` says whether it ever waits for anything; one that does needs a deadline.
+    """
 
     name: str
+    waits: bool
 
     async def __call__(self, exchange: Exchange) -> None: ...

@@ -10,6 +10,7 @@ from ..protocol.exchange import Exchange
 
 class Plan:
     name = "plan"
+    waits = False
 
     async def __call__(self, exchange: Exchange) -> None:
         exchange.note(self.name, "off", "no length planner in this version")

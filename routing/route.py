@@ -12,6 +12,7 @@ from .policy import RoutePolicy
 
 class Route:
     name = "route"
+    waits = False
 
     async def __call__(self, exchange: Exchange) -> None:
         if exchange.pair is None:

@@ -20,6 +20,7 @@ REQUEST = Request.parse("chat", b'{"model": "m", "messages": []}')
 class Step:
     name: str
     act: Callable[[Exchange], Awaitable[None]]
+    waits: bool = True
 
     async def __call__(self, exchange: Exchange) -> None:
         await self.act(exchange)
