@@ -13,7 +13,7 @@ RUN python3 -m venv /opt/trimtab
 WORKDIR /dependencies
 COPY pyproject.toml README.md LICENSE __init__.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    mkdir -p src/trimtab && cp __init__.py src/trimtab/ && /opt/trimtab/bin/pip install ".[${EXTRAS}]"
+    mkdir -p src/trimtab && cp __init__.py src/trimtab/ && /opt/trimtab/bin/pip install ".${EXTRAS:+[${EXTRAS}]}"
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
