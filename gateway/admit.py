@@ -10,7 +10,7 @@ import re
 from typing import Protocol
 
 from ..protocol.errors import Forbidden, LedgerUnavailable
-from ..protocol.exchange import Exchange, Target
+from ..protocol.exchange import Caller, Exchange, Target
 from ..protocol.messages import Request, Usage
 from ..protocol.tokens import estimate_bytes
 from .catalogue import Catalogue
@@ -41,9 +41,7 @@ class Admit:
         """Raises Forbidden, ModelNotFound, LimitExceeded, BudgetExceeded, StoreUnavailable or LedgerUnavailable."""
         model = exchange.original.model
         caller, catalogue = exchange.caller, self._catalogue
-        if caller.models is not None and catalogue.meaning(model) not in caller.models:
-            raise Forbidden(f"this key may not use the model '{model[:100]}'", param="model")
-        exchange.targets = catalogue.resolve(model)
+        exchange.targets = allow(caller, catalogue, model)
         exchange.pair = catalogue.pair(model)
         if not self._ledger.accepting:
             raise LedgerUnavailable("the ledger cannot be written, so no paid work is taken on; try again shortly")
@@ -54,6 +52,13 @@ class Admit:
         ask = worst_case(exchange.original, exchange.targets)
         exchange.facts["reservation"] = await self._limiter.reserve(caller.tenant.name, limits, ask)
         exchange.note(self.name, "admitted", tokens_before=ask.tokens, cost_microusd=ask.microusd)
+
+
+def allow(caller: Caller, catalogue: Catalogue, model: str) -> tuple[Target, ...]:
+    """The targets behind a name, for a caller who may use it. Raises Forbidden or ModelNotFound."""
+    if caller.models is not None and catalogue.meaning(model) not in caller.models:
+        raise Forbidden(f"this key may not use the model '{model[:100]}'", param="model")
+    return catalogue.resolve(model)
 
 
 def worst_case(request: Request, targets: tuple[Target, ...]) -> Ask:

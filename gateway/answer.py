@@ -26,6 +26,7 @@ from .retry import RetryPolicy, worth_another
 
 T = TypeVar("T")
 
+_LEAST = 0.01  # seconds in which nobody answers
 FORWARDED = frozenset((b"traceparent", b"tracestate", b"openai-beta", b"anthropic-beta"))
 
 
@@ -39,6 +40,7 @@ class OpenStream:
     first: bytes
     served: Served
     timeouts: Timeouts
+    ends: float  # on the loop's clock: when its total timeout is up
 
 
 class Answer:
@@ -65,30 +67,32 @@ class Answer:
         return await self._first(exchange, self._open)
 
     async def _first(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
-        last: TrimtabError = CircuitOpen("no target is configured for this model")
+        last: TrimtabError | None = None
         for target in exchange.targets:
             served = self._catalogue.served(target)
             try:
                 return await self._attempts(exchange, served, verb)
             except TrimtabError as e:
-                last = e
+                # A fallback that is resting says less about what went wrong than whoever was called.
+                last = e if last is None or not isinstance(e, CircuitOpen) else last
                 if not worth_another(e):
                     raise
-        raise last
+        raise last or CircuitOpen("no target is configured for this model")
 
     async def _attempts(
         self, exchange: Exchange, served: Served, verb: Callable[[Exchange, Served, Call], Awaitable[T]]
     ) -> T:
-        call = self._call(exchange, served)
         retries = _retries(served.retries, exchange.facts.get("controls", NONE))
         breaker = served.breaker
         attempt = 0
         while True:
+            call = self._call(exchange, served)
             if not breaker.allow(self._clock()):
                 raise _resting(served.target, breaker.retry_after(self._clock()))
             attempt += 1
             exchange.receipt.attempts += 1
-            served.budget.call()
+            if attempt == 1:
+                served.budget.call()
             try:
                 result = await verb(exchange, served, call)
             except TrimtabError as e:
@@ -138,7 +142,7 @@ class Answer:
             request_id=exchange.id,
             tenant=exchange.tenant.name,
             headers={n.decode(): v.decode("latin-1") for n, v in exchange.headers if n in FORWARDED},
-            timeouts=_patience(served.timeouts, controls),
+            timeouts=_patience(served.timeouts, controls, self._clock() - exchange.started),
             draft=exchange.draft,
         )
 
@@ -150,7 +154,9 @@ class Answer:
             raise UpstreamTimeout("total", call.timeouts.total) from None
 
     async def _open(self, exchange: Exchange, served: Served, call: Call) -> OpenStream:
-        relay = StreamRelay(strip_usage=not exchange.original.include_usage)
+        original = exchange.original
+        relay = StreamRelay(strip_usage=not original.include_usage, choices=original.choices)
+        ends = asyncio.get_running_loop().time() + call.timeouts.total
         stream: Stream | None = None
         try:
             async with asyncio.timeout(call.timeouts.first_token):
@@ -175,7 +181,7 @@ class Answer:
         if relay.error is not None:
             await _drop(stream)
             raise relay.error
-        return OpenStream(stream, chunks, relay, first, served, call.timeouts)
+        return OpenStream(stream, chunks, relay, first, served, call.timeouts, ends)
 
     async def _next(self, chunks: AsyncIterator[bytes], relay: StreamRelay) -> bytes:
         try:
@@ -187,11 +193,15 @@ class Answer:
             return rest
 
 
-def _patience(timeouts: Timeouts, controls: Controls) -> Timeouts:
-    """The configured timeouts, as far as the caller did not ask for shorter ones."""
+def _patience(timeouts: Timeouts, controls: Controls, gone: float) -> Timeouts:
+    """The configured timeouts, as far as the caller did not ask for shorter ones; its own bounds all attempts together,
+    of which `gone` seconds are over. Raises UpstreamTimeout when none are left."""
     if controls.timeout is None and controls.first_token is None:
         return timeouts
-    total = min(timeouts.total, controls.timeout or timeouts.total)
+    left = timeouts.total if controls.timeout is None else controls.timeout - gone
+    if left < _LEAST:
+        raise UpstreamTimeout("total", controls.timeout or 0)
+    total = min(timeouts.total, left)
     first_token = min(timeouts.first_token, controls.first_token or timeouts.first_token, total)
     return replace(timeouts, total=total, first_token=first_token)
 

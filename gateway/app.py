@@ -6,6 +6,7 @@ FastAPI neither parses their bodies nor wraps their streams.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -19,10 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from ..protocol.errors import Internal, MethodNotAllowed, NotFound, TrimtabError, to_wire
+from ..protocol.messages import Request as ParsedRequest
 from . import anthropic, metrics, models, receipts, responses
+from .admit import allow
 from .endpoint import Endpoint
 from .live import Gateway
-from .wire import JSON, send_bytes, send_error
+from .wire import JSON, ClientGone, Message, error_headers, send_bytes, send_error
 
 log = logging.getLogger("trimtab.app")
 
@@ -36,7 +39,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.router.routes[:] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()] + _cold(gateway)
     app.router.redirect_slashes = False
     app.router.default = _Nowhere(gateway)
-    app.add_exception_handler(405, _wrong_method)
+    app.add_exception_handler(405, _wrong_method(gateway))
     return _Front(hot, app)
 
 
@@ -65,46 +68,76 @@ def _hot(gateway: Gateway) -> dict[str, ASGIApp]:
 
 
 def _cold(gateway: Gateway) -> list[Any]:
-    cold: list[tuple[str, str, Handler]] = [
-        ("POST", "/v1/messages/count_tokens", _count_tokens),
-        ("GET", "/v1/models", models.models),
-        ("GET", "/v1/models/{name:path}", models.model),
-        ("GET", "/v1/receipts/{receipt_id}", receipts.receipt),
-        ("GET", "/v1/usage", receipts.usage),
-        ("GET", "/health/liveliness", _alive),
-        ("GET", "/health/liveness", _alive),
-        ("GET", "/health/readiness", _ready),
-        ("GET", "/metrics", _metrics),
-        ("GET", "/", _front),
+    everywhere: list[tuple[str, str, Handler]] = [
+        ("GET", "/models", models.models),
+        ("GET", "/models/{name:path}", models.model),
+        ("GET", "/receipts/{receipt_id}", receipts.receipt),
+        ("GET", "/usage", receipts.usage),
     ]
-    return [Route(path, _Cold(gateway, handler), methods=[method]) for method, path, handler in cold]
+    cold = [
+        (method, prefix + path, _Cold(gateway, handler))
+        for method, path, handler in everywhere
+        for prefix in ("/v1", "")
+    ]
+    counting = _Cold(gateway, _count_tokens, anthropic.error)
+    cold += [("POST", prefix + "/messages/count_tokens", counting) for prefix in ("/v1", "")]
+    cold += [
+        ("GET", path, _Cold(gateway, handler))
+        for path, handler in (
+            ("/health/liveliness", _alive),
+            ("/health/liveness", _alive),
+            ("/health/readiness", _ready),
+            ("/metrics", _metrics),
+            ("/", _front),
+        )
+    ]
+    return [Route(path, endpoint, methods=[method]) for method, path, endpoint in cold]
 
 
 class _Cold:
-    """A handler that is not hot: it gets the path's parameters, and its errors become OpenAI's JSON."""
+    """A handler that is not hot: it gets the path's parameters, its errors become JSON, its answers an id."""
 
-    def __init__(self, gateway: Gateway, handler: Handler) -> None:
+    def __init__(
+        self, gateway: Gateway, handler: Handler, error: Callable[[TrimtabError, str | None], bytes] = to_wire
+    ) -> None:
         self._gateway = gateway
         self._handler = handler
+        self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._gateway.new_id()
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+            await send(message)
+
         try:
-            if self._handler is _count_tokens:
-                await _count_tokens(self._gateway, scope, send, receive)
-            else:
-                await self._handler(self._gateway, scope, send, **scope.get("path_params", {}))
+            await self._handler(self._gateway, scope, receive, stamped, **scope.get("path_params", {}))
         except TrimtabError as e:
-            await send_error(send, e, request_id)
+            await self._refuse(send, e, request_id)
+        except ClientGone:
+            return
         except Exception:
             log.exception("request %s failed", request_id)
-            await send_error(send, Internal("an internal error; the log has it under this request id"), request_id)
+            await self._refuse(send, Internal("an internal error; the log has it under this request id"), request_id)
+
+    async def _refuse(self, send: Send, error: TrimtabError, request_id: str) -> None:
+        body = self._error(error, request_id)
+        await send_bytes(send, error.http_status, [JSON, *error_headers(error, request_id)], body)
 
 
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    method = MethodNotAllowed(f"{request.method} is not a method of {request.url.path[:200]}")
-    allow = getattr(error, "headers", None) or {}
-    return Response(to_wire(method), 405, {**allow, "content-type": "application/json"})
+def _wrong_method(gateway: Gateway) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """405 in OpenAI's JSON, with the methods that there are."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        request_id = gateway.new_id()
+        wrong = MethodNotAllowed(f"{request.method} is not a method of {request.scope['path'][:200]}")
+        headers = {name.decode(): value.decode() for name, value in error_headers(wrong, request_id)}
+        allow = getattr(error, "headers", None) or {}
+        return Response(to_wire(wrong, request_id), 405, {**allow, **headers, "content-type": "application/json"})
+
+    return answer
 
 
 class _Nowhere:
@@ -120,26 +153,29 @@ class _Nowhere:
         await send_error(send, error, self._gateway.new_id())
 
 
-async def _count_tokens(gateway: Gateway, scope: Scope, send: Send, receive: Receive) -> None:
-    gateway.live.authenticate(scope["headers"])
+async def _count_tokens(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    """Anthropic's count, for a model that this caller may use; an estimate, off the event loop."""
+    live = gateway.live
+    caller = live.authenticate(scope["headers"])
     body = await gateway.read_body(scope, receive)
-    await send_bytes(send, 200, [JSON], anthropic.count_tokens(body))
+    allow(caller, live.catalogue, ParsedRequest.parse("chat", body).model)
+    await send_bytes(send, 200, [JSON], await asyncio.to_thread(anthropic.count_tokens, body))
 
 
-async def _alive(gateway: Gateway, scope: Scope, send: Send) -> None:
+async def _alive(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     await send_bytes(send, 200, [JSON], b'{"status":"alive"}')
 
 
-async def _ready(gateway: Gateway, scope: Scope, send: Send) -> None:
+async def _ready(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     ready, report = gateway.readiness()
     await send_bytes(send, 200 if ready else 503, [JSON], msgspec.json.encode(report))
 
 
-async def _metrics(gateway: Gateway, scope: Scope, send: Send) -> None:
+async def _metrics(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     await send_bytes(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], gateway.render_metrics())
 
 
-async def _front(gateway: Gateway, scope: Scope, send: Send) -> None:
+async def _front(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     body = {
         "name": "trimtab",
         "version": __version__,

@@ -1,4 +1,4 @@
-"""The command line: `trimtab serve | check | keys | fetch | demo | receipt`.
+"""The command line: `trimtab serve | check | keys | fetch | demo`.
 
 Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 
+LEVELS = ("debug", "info", "warning", "error")
 _EPILOG = """examples:
   trimtab serve                          the small bundled model on http://127.0.0.1:4000, no keys, this machine only
   trimtab serve -c trimtab.yaml          models, routes, tenants and policies from a file; a change is picked up live
@@ -74,9 +75,7 @@ def _add_serve(commands: Commands) -> None:
     )
     serve.add_argument("--workers", type=int, help="processes that share the port (default: 1)")
     serve.add_argument("--ledger", type=Path, metavar="FILE", help="the SQLite file that receipts go to")
-    serve.add_argument(
-        "--log-level", default=os.environ.get("TRIMTAB_LOG", "info"), choices=["debug", "info", "warning", "error"]
-    )
+    serve.add_argument("--log-level", default=_log_level(), choices=LEVELS)
     serve.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
 
@@ -162,6 +161,11 @@ def _demo(args: argparse.Namespace) -> int:
     from .commands import demo
 
     return demo.run(args.url, args.key, args.model)
+
+
+def _log_level() -> str:
+    level = os.environ.get("TRIMTAB_LOG", "info").lower()
+    return level if level in LEVELS else "info"
 
 
 def _env_path(*names: str) -> Path | None:

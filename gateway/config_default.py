@@ -11,6 +11,7 @@ from typing import Any
 
 SMALL_WEIGHTS = "smollm2-135m-instruct"
 LARGE_MODEL = "gpt-4.1-mini"
+LARGE_PRICE = {"input": "0.40", "cached_input": "0.10", "output": "1.60"}  # USD per million tokens, its list price
 
 # Which variable a key of the default large model comes from.
 VARIABLES: dict[str | int, str] = {
@@ -30,6 +31,8 @@ def default_models(environ: Mapping[str, str]) -> dict[str, Any]:
             "model": environ.get("TRIMTAB_LARGE_MODEL") or LARGE_MODEL,
             "api_key": "env:OPENAI_API_KEY",
         }
+        if not environ.get("OPENAI_BASE_URL") and not environ.get("TRIMTAB_LARGE_MODEL"):
+            models["large"]["price"] = dict(LARGE_PRICE)
         if environ.get("OPENAI_BASE_URL"):
             models["large"]["base_url"] = "env:OPENAI_BASE_URL"
         route["large"] = "large"

@@ -13,14 +13,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.errors import GatewayError, Internal, TrimtabError, UpstreamTimeout
+from ..protocol.errors import GatewayError, Internal, TrimtabError, UpstreamAnswered, UpstreamTimeout
 from ..protocol.exchange import Exchange
 from ..protocol.messages import Answer, Kind, Request, Usage
 from ..protocol.tokens import count
 from .admit import prompt_size
 from .answer import OpenStream
 from .mapping import Mapping, Translator
-from .relay import StreamRelay
+from .relay import StreamRelay, generated
 from .wire import (
     EVENTS,
     JSON,
@@ -37,7 +37,7 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
-    from .live import Gateway
+    from .live import Gateway, Live
 
 log = logging.getLogger("trimtab.endpoint")
 
@@ -58,8 +58,9 @@ class Endpoint:
         request_id = gateway.new_id()
         gateway.enter()
         try:
-            exchange, headers = await self._admit(scope, receive, request_id, started)
-            await _Run(self, exchange, headers, send).run(scope, receive)
+            live = gateway.live  # a reload in the middle of a request must not change what it is served by
+            exchange = await self._admit(live, scope, receive, request_id, started)
+            await _Run(self, live, exchange, send).run(scope, receive)
         except ClientGone:
             return
         except TrimtabError as e:
@@ -71,17 +72,16 @@ class Endpoint:
         finally:
             gateway.leave()
 
-    async def _admit(self, scope: Scope, receive: Receive, request_id: str, started: float) -> tuple[Exchange, Headers]:
+    async def _admit(self, live: Live, scope: Scope, receive: Receive, request_id: str, started: float) -> Exchange:
         """The key before the body, the body before the pipeline. Raises what the client is to be told."""
         gateway = self._gateway
-        live = gateway.live
         caller = live.authenticate(scope["headers"])
         gateway.check_open()
         body = await read_body(scope, receive, live.max_body)
         request = self._mapping.to_chat(body) if self._mapping is not None else Request.parse(self._kind, body)
         exchange = gateway.exchange(request_id, request, caller, scope["headers"], started)
         await live.pipeline.walk(exchange)
-        return exchange, live.limit_headers(exchange)
+        return exchange
 
     async def send_error(self, send: Send, error: TrimtabError, request_id: str, extra: Headers | None = None) -> None:
         body = self.error_body(error, request_id)
@@ -96,13 +96,13 @@ class Endpoint:
 class _Run:
     """One admitted exchange: answer it, send it, settle it."""
 
-    def __init__(self, endpoint: Endpoint, exchange: Exchange, limit_headers: Headers, send: Send) -> None:
+    def __init__(self, endpoint: Endpoint, live: Live, exchange: Exchange, send: Send) -> None:
         self._endpoint = endpoint
         self._gateway = endpoint._gateway
-        self._live = self._gateway.live
+        self._live = live
         self._mapping = endpoint._mapping
         self._exchange = exchange
-        self._limit_headers = limit_headers
+        self._limit_headers = live.limit_headers(exchange)
         self._send = send
         self._begun = False  # the status line is out: an error is an event now
         self._ending = False  # the last bytes are on their way: the client may leave as it likes
@@ -184,7 +184,7 @@ class _Run:
         """Send the stream on to its end. One timer bounds every wait: for the upstream, for the client, for the end."""
         relay, timeouts = opened.relay, opened.timeouts
         now = asyncio.get_running_loop().time
-        last = now() + timeouts.total
+        last = opened.ends
         await self._begin(opened)
         sending = False
         try:
@@ -249,7 +249,9 @@ class _Run:
                 self._connection.transport.abort()  # to close it would be to wait until everything is read
             return
         if not self._begun:
-            extra = [*self._headers(), *self._limit_headers]
+            extra = self._headers()
+            if isinstance(error, UpstreamAnswered):
+                extra += [_upstream_header(name, value) for name, value in error.headers.items()]
             await self._endpoint.send_error(self._send, error, exchange.id, _without(extra, b"x-request-id"))
             return
         self._outcome = "cut"
@@ -276,8 +278,9 @@ class _Run:
 
     def _count(self, answer: Answer) -> Usage:
         """A whole answer without usage: counted here, and flagged."""
-        text, _ = count(answer.body.decode(errors="replace"))
-        return Usage(prompt=prompt_size(self._exchange.working.body), completion=text, estimated=True)
+        text = generated(answer.body)
+        completion = count(text, self._live.upstream_model(self._exchange))[0] if text else 0
+        return Usage(prompt=prompt_size(self._exchange.working.body), completion=completion, estimated=True)
 
     def _measure(self, called: float) -> None:
         exchange = self._exchange

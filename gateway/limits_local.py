@@ -9,7 +9,7 @@ not with requests.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from ..protocol.exchange import Limits
 from .limits import (
@@ -169,8 +169,3 @@ class LocalLimiter:
         """Open reservations."""
         account = self._accounts.get(tenant)
         return 0 if account is None else account.live
-
-    def keep_only(self, tenants: Collection[str]) -> None:
-        """Forget tenants that a new configuration no longer has; one with open reservations stays until they settle."""
-        for name in [n for n, a in self._accounts.items() if n not in tenants and a.live == 0]:
-            del self._accounts[name]

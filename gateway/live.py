@@ -68,6 +68,10 @@ class Live:
                 return target.price
         return Price()
 
+    def upstream_model(self, exchange: Exchange) -> str:
+        """What whoever answered calls its model."""
+        return next((t.upstream_model for t in exchange.targets if t.name == exchange.receipt.target), "")
+
     def limit_headers(self, exchange: Exchange) -> Headers:
         reservation = exchange.facts.get("reservation")
         return [] if reservation is None else rate_limit_headers(reservation)
@@ -116,24 +120,28 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Serve by another configuration from now on. If a new backend cannot start, nothing changes."""
         before = dict(self._backends)
+        fresh: list[Served] = []
         try:
             live = self._build(config)
             fresh = [s for name, (_, s) in self._backends.items() if name not in before or before[name][1] is not s]
             await asyncio.gather(*(self._start(served) for served in fresh))
+            await self._restore_spending(config)
         except BaseException:
             self._backends = before
+            await asyncio.gather(*(served.backend.close() for served in fresh), return_exceptions=True)
             raise
-        kept = {id(served.backend) for _, served in self._backends.values()}
         self.live, self._config = live, config
-        await self._restore_spending(config)
+        kept = {id(served.backend) for _, served in self._backends.values()}
         for _, served in before.values():
             if id(served.backend) not in kept:
                 self._retire(served)
 
     async def close(self) -> None:
         """Everything settled and written; every backend closed."""
-        for task in self._retired:
+        retired = list(self._retired)
+        for task in retired:
             task.cancel()
+        await asyncio.gather(*retired, return_exceptions=True)
         await asyncio.gather(*(served.backend.close() for _, served in self._backends.values()), return_exceptions=True)
         await self.limiter.close()
         await asyncio.to_thread(self.ledger.close)
@@ -293,9 +301,15 @@ class Gateway:
         """Close a backend that no configuration names any more, once its last request has had its time."""
 
         async def later() -> None:
-            await asyncio.sleep(served.timeouts.total)
-            await served.backend.close()
+            try:
+                # Whoever began before the reload may still call it: one attempt after another, each with its time.
+                while self.in_flight and loop.time() < end:  # noqa: ASYNC110
+                    await asyncio.sleep(1)
+            finally:
+                await served.backend.close()
 
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 10 * served.timeouts.total
         task = asyncio.ensure_future(later())
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)

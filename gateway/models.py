@@ -8,7 +8,7 @@ import msgspec
 
 from .. import __version__
 from ..protocol.errors import ModelNotFound
-from .wire import JSON, Scope, Send, send_bytes
+from .wire import JSON, Receive, Scope, Send, send_bytes
 
 if TYPE_CHECKING:
     from .live import Gateway
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _CREATED = 1_700_000_000  # OpenAI's clients want a number; ours means nothing
 
 
-async def models(gateway: Gateway, scope: Scope, send: Send) -> None:
+async def models(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     names = _visible(gateway, scope)
     body = msgspec.json.encode({"object": "list", "data": [_model(gateway, name) for name in names]})
     await send_bytes(send, 200, [JSON], body)
 
 
-async def model(gateway: Gateway, scope: Scope, send: Send, name: str) -> None:
+async def model(gateway: Gateway, scope: Scope, receive: Receive, send: Send, name: str) -> None:
     """Raises ModelNotFound, also for a model that this key may not use."""
     if name not in _visible(gateway, scope):
         raise ModelNotFound(f"the model '{name[:100]}' does not exist here", param="model")

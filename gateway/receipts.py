@@ -5,12 +5,14 @@ Somebody else's receipt and one that does not exist look the same: 404.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..protocol.errors import InvalidRequest, NotFound
-from .wire import JSON, Scope, Send, send_bytes
+from .wire import JSON, Receive, Scope, Send, send_bytes
 
 if TYPE_CHECKING:
     from .live import Gateway
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 
 
-async def receipt(gateway: Gateway, scope: Scope, send: Send, receipt_id: str) -> None:
+async def receipt(gateway: Gateway, scope: Scope, receive: Receive, send: Send, receipt_id: str) -> None:
     """Raises NotFound."""
     caller = gateway.live.authenticate(scope["headers"])
     found = await gateway.ledger.find(receipt_id)
@@ -33,7 +35,7 @@ async def receipt(gateway: Gateway, scope: Scope, send: Send, receipt_id: str) -
     await send_bytes(send, 200, [JSON], _encode(body))
 
 
-async def usage(gateway: Gateway, scope: Scope, send: Send) -> None:
+async def usage(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     """Totals of the caller's tenant, over all time or `?since=<unix seconds>`."""
     caller = gateway.live.authenticate(scope["headers"])
     since = _since(scope["query_string"])
@@ -46,8 +48,8 @@ def _since(query: bytes) -> float | None:
     for pair in query.decode("latin-1").split("&"):
         name, _, value = pair.partition("=")
         if name == "since":
-            try:
-                return float(value)
-            except ValueError:
-                raise InvalidRequest("'since' must be a number of seconds since 1970", param="since") from None
+            with contextlib.suppress(ValueError):
+                if math.isfinite(seconds := float(value)):
+                    return seconds
+            raise InvalidRequest("'since' must be a number of seconds since 1970", param="since")
     return None

@@ -14,7 +14,7 @@ import msgspec
 
 from ..protocol import tokens
 from ..protocol.errors import TrimtabError, UpstreamAnswered, UpstreamCut, UpstreamGarbled
-from ..protocol.messages import Delta, Usage, WireUsage
+from ..protocol.messages import Delta, DeltaMessage, Usage, WireUsage
 
 MAX_EVENT = 4 << 20  # an upstream that sends more without an event's end is broken or hostile
 _KEEP = 64 << 10  # raw bytes held for counting before they are folded into figures
@@ -42,7 +42,8 @@ class StreamRelay:
     """One stream on its way to a client.
 
     `feed` takes bytes as they arrive and returns the bytes to send; `finish` is called at the upstream's end.
-    `strip_usage`: the client did not ask for usage, we did. A multi-line or CRLF stream is normalised to plain LF.
+    `strip_usage`: the client did not ask for usage, we did. `choices`: how many answers were
+    asked for. A multi-line or CRLF stream is normalised to plain LF.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class StreamRelay:
         "_strip",
         "_tail",
         "_text",
+        "_unfinished",
         "done",
         "error",
         "events",
@@ -62,8 +64,9 @@ class StreamRelay:
         "usage",
     )
 
-    def __init__(self, *, strip_usage: bool = False) -> None:
+    def __init__(self, *, strip_usage: bool = False, choices: int = 1) -> None:
         self._strip = strip_usage
+        self._unfinished = choices
         self._tail = b""
         self._mark: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._carriage = False
@@ -73,7 +76,7 @@ class StreamRelay:
         self._characters = 0
         self.events = 0  # chunks that carried content, as far as they were counted
         self.usage: Usage | None = None
-        self.finished = False  # some choice gave its finish_reason
+        self.finished = False  # every choice gave its finish_reason
         self.done = False  # [DONE] came
         self.started = False  # at least one data event came
         self.error: TrimtabError | None = None
@@ -130,8 +133,9 @@ class StreamRelay:
         if not _sound(block):
             block = self._before_unsound(block)
         self.started = self.started or _ANSWERED.search(block) is not None
-        if not self.finished and _FINISH.search(block):
-            self.finished = True
+        if not self.finished:
+            self._unfinished -= len(_FINISH.findall(block))
+            self.finished = self._unfinished <= 0
         if b"[DONE]" in block[-24:] and _LAST.search(block, max(0, len(block) - 64)):
             self.done = True
             if not self.finished and self.error is None:
@@ -268,6 +272,27 @@ def _content(message: object, text: str | None) -> str:
             if call.function is not None:
                 parts += [call.function.name or "", call.function.arguments or ""]
     return "".join(parts)
+
+
+class _WholeChoice(msgspec.Struct):
+    message: DeltaMessage | None = None
+    text: str | None = None
+
+
+class _WholeAnswer(msgspec.Struct):
+    choices: list[_WholeChoice] = []
+
+
+_whole_answer = msgspec.json.Decoder(_WholeAnswer)
+
+
+def generated(body: bytes) -> str:
+    """Everything that the model generated in a whole answer; nothing when the body cannot be read so."""
+    try:
+        choices = _whole_answer.decode(body).choices
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return "".join(_content(choice.message, choice.text) for choice in choices)
 
 
 def _data(event: bytes) -> bytes:

@@ -132,7 +132,7 @@ class ConfigWatcher:
 
 def needs_restart(old: Config, new: Config) -> list[str]:
     """The keys that changed and that a running process cannot change any more."""
-    fixed = [f"server.{name}" for name in ("host", "port", "workers", "headers_s", "keep_alive_s")]
+    fixed = [f"server.{name}" for name in ("host", "port", "workers", "headers_s", "body_s", "keep_alive_s", "drain_s")]
     fixed += ["ledger.path", "store.redis"]
 
     def value(config: Config, key: str) -> object:

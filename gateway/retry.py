@@ -14,6 +14,7 @@ from ..protocol.errors import (
     TrimtabError,
     UpstreamAnswered,
     UpstreamError,
+    UpstreamRefusedKey,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -52,7 +53,7 @@ class RetryPolicy:
         `attempt` is the number of calls made so far, `jitter` a random number in [0, 1). A timeout is not tried on the
         same target: whoever was too slow is likely to be so again, and the client has waited already.
         """
-        hopeless = isinstance(error, UpstreamTimeout | CircuitOpen | GatewayError)
+        hopeless = isinstance(error, UpstreamTimeout | CircuitOpen | GatewayError | UpstreamRefusedKey)
         if attempt >= self.attempts or hopeless or not worth_another(error):
             return None
         if error.retry_after is not None:
@@ -66,6 +67,6 @@ def worth_another(error: TrimtabError) -> bool:
     """Whether another call, here or at a fallback, could go better."""
     if isinstance(error, UpstreamAnswered):
         return error.transient
-    if isinstance(error, GatewayError):
-        return True  # a backend of ours that is full, not loaded, or has no such verb; another target may have
+    if isinstance(error, GatewayError | UpstreamRefusedKey):
+        return True  # a backend of ours that is full, not loaded, or has no such verb, or a key that one refuses
     return isinstance(error, UpstreamError) and error.retryable

@@ -62,10 +62,12 @@ async def serve(
     config: Config,
     *,
     path: Path | None = None,
+    written: Config | None = None,
     listener: socket.socket | None = None,
     ready: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Serve until a signal says stop. `ready` is told the address once requests are accepted.
+    """Serve until a signal says stop. `ready` is told the address once requests are accepted; `written` is the
+    configuration as the file at `path` has it, without what the command line changed.
 
     Raises LedgerUnavailable when the books cannot be opened and OSError when the port is taken.
     """
@@ -77,7 +79,7 @@ async def serve(
     watcher = None
     if path is not None:
         host = sock.getsockname()[0]
-        watcher = ConfigWatcher(path, gateway.apply, gateway.config_failed, host=host, current=config)
+        watcher = ConfigWatcher(path, gateway.apply, gateway.config_failed, host=host, current=written)
     loop = asyncio.get_running_loop()
     stop = _Stop(gateway, server, config.server.drain_s)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from ..protocol.errors import (
+    BudgetExceeded,
     LimitExceeded,
     RequestTooLarge,
     TrimtabError,
@@ -110,11 +111,12 @@ def error_headers(error: TrimtabError, request_id: str) -> Headers:
         (b"x-trimtab-error-source", error.source.encode()),
         (b"x-should-retry", b"true" if error.should_retry else b"false"),
     ]
-    if error.retry_after is not None and error.should_retry:
+    told = error.should_retry or isinstance(error, BudgetExceeded)
+    if error.retry_after is not None and told:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after + 0.499))))
         headers.append((b"retry-after-ms", b"%d" % max(1, round(error.retry_after * 1000))))
     elif error.http_status == 503:
-        headers.append((b"retry-after", b"1"))
+        headers += [(b"retry-after", b"1"), (b"retry-after-ms", b"1000")]
     if isinstance(error, LimitExceeded):
         headers += refusal_headers(error)
     if isinstance(error, LimitExceeded) and not error.ever:

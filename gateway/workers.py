@@ -6,6 +6,7 @@ limits are refused here rather than served N times what they may have.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -23,7 +24,8 @@ from .server import bind
 
 log = logging.getLogger("trimtab.workers")
 
-_SHORT_LIFE = 5.0  # a worker that dies sooner is not restarted at once
+_SHORT_LIFE = 5.0  # seconds; a worker that dies sooner has hardly served
+_MOST_SHORT_LIVES = 5  # in a row, before we give up
 
 
 def supervise(config: Config, arguments: list[str]) -> int:
@@ -53,7 +55,8 @@ class _Fleet:
     def __init__(self, size: int, arguments: list[str], fd: int) -> None:
         self._command = [sys.executable, "-m", "trimtab.gateway.cli", *arguments]
         self._fd = fd
-        self._workers: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
+        self._workers: dict[int, float] = {}  # process id -> when it was started
+        self._short_lives = 0
         self._size = size
         self._stopping = False
 
@@ -65,33 +68,42 @@ class _Fleet:
         worst = 0
         while self._workers:
             pid, status = os.wait()
-            worker = self._workers.pop(pid, None)
-            if worker is None:
+            born = self._workers.pop(pid, None)
+            if born is None:
                 continue
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
-            worker[0].returncode = os.waitstatus_to_exitcode(status)
-            code = worker[0].returncode
+            code = os.waitstatus_to_exitcode(status)
             if self._stopping:
                 # One that had not begun to serve dies of the signal itself: nothing was lost with it.
                 worst = worst if code == -signal.SIGTERM else max(worst, abs(code))
-            else:
-                self._replace(pid, code, worker[1])
+            elif not self._replace(pid, code, time.monotonic() - born):
+                worst = max(worst, abs(code)) or 1
+                self._tell_all(signal.SIGTERM)
         return worst
 
-    def _replace(self, pid: int, code: int, born: float) -> None:
+    def _replace(self, pid: int, code: int, age: float) -> bool:
+        """Start another in its place; False when they die as soon as they are born, so that this would never end."""
+        self._short_lives = self._short_lives + 1 if age < _SHORT_LIFE else 0
+        if self._short_lives > _MOST_SHORT_LIVES:
+            log.error("worker %d ended with %d; workers do not live, so there is no point in starting more", pid, code)
+            self._stopping = True
+            return False
         log.error("worker %d ended with %d; starting another", pid, code)
-        if time.monotonic() - born < _SHORT_LIFE:
-            time.sleep(1.0)
-        if not self._stopping:
-            self._start()
+        self._start()
+        return True
 
     def _start(self) -> None:
         # A group of its own: Ctrl-C reaches the parent alone, which passes it on once.
         worker = subprocess.Popen(self._command, pass_fds=(self._fd,), process_group=0)  # noqa: S603
-        self._workers[worker.pid] = worker, time.monotonic()
+        worker.returncode = 0  # it is os.wait() that reaps it, not this object
+        self._workers[worker.pid] = time.monotonic()
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         if number != signal.SIGHUP:
             self._stopping = True
-        for worker, _born in list(self._workers.values()):
-            worker.send_signal(number)
+        self._tell_all(number)
+
+    def _tell_all(self, number: int) -> None:
+        for pid in list(self._workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)

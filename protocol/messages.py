@@ -225,11 +225,21 @@ class Request:
     @property
     def max_output(self) -> int | None:
         """The client's own cap on the answer's tokens, by either name. Raises InvalidRequest when it is no count."""
-        for name in ("max_completion_tokens", "max_tokens"):
-            value = self.get(name)
-            if value is not None:
-                return _count(value, name, least=0)
-        return None
+        caps = [
+            _count(self.get(name), name, least=0)
+            for name in ("max_completion_tokens", "max_tokens")
+            if self.get(name) is not None
+        ]
+        return max(caps, default=None)  # an upstream may read either
+
+    @property
+    def choices(self) -> int:
+        """How many choices the answer will have."""
+        value = self.get("n")
+        each = 1 if value is None else _count(value, "n", least=1)
+        prompt = self.get("prompt") if self.kind == "completions" else None
+        several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+        return each * (len(prompt) if several and isinstance(prompt, list) else 1)
 
     @property
     def n(self) -> int:

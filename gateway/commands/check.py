@@ -15,7 +15,11 @@ def run(path: Path) -> int:
     for error in report.errors:
         print(f"error: {error}", file=sys.stderr)
     if report.errors:
-        print(f"{path}: {len(report.errors)} errors", file=sys.stderr)
+        print(f"{path}: {_several(len(report.errors), 'error')}", file=sys.stderr)
         return 1
-    print(f"{path}: good ({report.kind} file, {len(report.warnings)} warnings)")
+    print(f"{path}: good ({report.kind} file, {_several(len(report.warnings), 'warning')})")
     return 0
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,11 +7,12 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from ...backends.registry import Unusable
 from ...protocol.errors import TrimtabError
-from ..config import Config, default_config
+from ..config import Config, ServerConfig, default_config
 from ..config_file import ConfigError, load_config
 from ..listen import OpenDoor, check_listen
 from ..logs import configure
@@ -37,20 +38,25 @@ _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104
 def run(args: argparse.Namespace) -> int:
     configure(args.log_level)
     try:
-        config = _config(args)
+        written = default_config(os.environ) if args.config is None else load_config(args.config)
+        config = _overruled(written, args)
         check_listen(config, config.server.host)
         _weights(config)
         if config.server.workers > 1 and args.fd is None:
             from ..workers import supervise
 
             return supervise(config, sys.argv[1:])
-        return _serve(config, args)
+        return _serve(config, written, args)
+    except ValidationError as e:
+        for problem in e.errors():
+            print(f"trimtab: --{'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
+        return 1
     except (ConfigError, OpenDoor, TrimtabError, Unusable, OSError) as e:
         print(f"trimtab: {e}", file=sys.stderr)
         return 1
 
 
-def _serve(config: Config, args: argparse.Namespace) -> int:
+def _serve(config: Config, written: Config, args: argparse.Namespace) -> int:
     import uvloop
 
     from ..server import build, serve
@@ -61,7 +67,7 @@ def _serve(config: Config, args: argparse.Namespace) -> int:
         if args.fd is None:
             print(banner(config, host, port), flush=True)
 
-    uvloop.run(serve(build(config), config, path=args.config, listener=listener, ready=ready))
+    uvloop.run(serve(build(config), config, path=args.config, written=written, listener=listener, ready=ready))
     return 0
 
 
@@ -79,15 +85,12 @@ def banner(config: Config, host: str, port: int) -> str:
     )
 
 
-def _config(args: argparse.Namespace) -> Config:
-    config = default_config(os.environ) if args.config is None else load_config(args.config)
-    changes: dict[str, Any] = {}
-    for name in ("host", "port", "workers"):
-        value = getattr(args, name)
-        if value is not None:
-            changes[name] = value
+def _overruled(config: Config, args: argparse.Namespace) -> Config:
+    """The configuration with what the command line says instead. Raises pydantic's ValidationError."""
+    changes = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
     if changes:
-        config = config.model_copy(update={"server": config.server.model_copy(update=changes)})
+        server = ServerConfig.model_validate({**config.server.model_dump(), **changes})
+        config = config.model_copy(update={"server": server})
     if args.ledger is not None:
         ledger = config.ledger.model_copy(update={"path": Path(args.ledger).expanduser()})
         config = config.model_copy(update={"ledger": ledger})

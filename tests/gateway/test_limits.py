@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trimtab.gateway.limits import Ask, Reservation, rate_limit_headers, reset_text, shared_out
-from trimtab.gateway.limits_local import LocalLimiter
+from trimtab.gateway.limits import Reservation, rate_limit_headers, reset_text, shared_out
 from trimtab.protocol.errors import BudgetExceeded, LimitExceeded
 from trimtab.protocol.exchange import Limits
 
@@ -349,13 +348,3 @@ def test_a_replicas_share_is_rounded_up_and_leaves_single_requests_possible() ->
     limits = Limits(requests_per_minute=10, tokens_per_minute=1000, microusd_per_day=7, concurrent=1)
     assert shared_out(limits, 4) == Limits(3, 1000, 7, 1)
     assert shared_out(limits, 1) is limits
-
-
-def test_tenants_that_left_the_configuration_are_forgotten_once_idle() -> None:
-    limiter = LocalLimiter(lambda: 0.0, lambda: 0.0)
-    limits = Limits(requests_per_minute=1)
-    limiter.try_reserve("busy", limits, Ask())
-    limiter.release(limiter.try_reserve("idle", limits, Ask()))
-    limiter.release(limiter.try_reserve("stays", limits, Ask()))
-    limiter.keep_only({"stays"})
-    assert set(limiter._accounts) == {"busy", "stays"}
