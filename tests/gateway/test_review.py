@@ -63,12 +63,13 @@ async def test_a_whole_answer_without_usage_is_counted_by_its_words_not_by_its_j
     serve: Serve, upstream: FakeServer
 ) -> None:
     upstream.use({"text": "Hi there", "faults": {"garble": ["usage_absent"]}})
-    async with serve(over(upstream)) as running, aiohttp.ClientSession(headers=HEADERS) as session:
-        async with session.post(
-            f"{running.base_url}/chat/completions", json={"model": "m", "messages": []}
-        ) as response:
-            assert response.status == 200
-            receipt = await running.gateway.ledger.find(response.headers["x-request-id"])
+    async with (
+        serve(over(upstream)) as running,
+        aiohttp.ClientSession(headers=HEADERS) as session,
+        session.post(f"{running.base_url}/chat/completions", json={"model": "m", "messages": []}) as response,
+    ):
+        assert response.status == 200
+        receipt = await running.gateway.ledger.find(response.headers["x-request-id"])
     assert receipt is not None
     assert receipt.usage is not None
     assert receipt.usage.estimated
