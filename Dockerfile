@@ -7,16 +7,16 @@ FROM ${BASE} AS build
 # Where pip looks. These stay in this stage: neither the final image nor its history holds them.
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
 ARG EXTRAS=""
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 RUN python3 -m venv /opt/trimtab
 # The dependencies first, by a package that has only our name: a change in the code does not download torch again.
 WORKDIR /dependencies
 COPY pyproject.toml README.md LICENSE __init__.py ./
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     mkdir -p src/trimtab && cp __init__.py src/trimtab/ && /opt/trimtab/bin/pip install ".${EXTRAS:+[${EXTRAS}]}"
 WORKDIR /source
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     /opt/trimtab/bin/pip wheel --no-deps --wheel-dir /wheels . \
     && /opt/trimtab/bin/pip install --no-deps --force-reinstall /wheels/trimtab-*.whl
 
