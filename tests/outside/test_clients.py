@@ -187,6 +187,8 @@ async def test_langchain(running: Running, upstream: FakeServer) -> None:
     )
     upstream.use({})
     assert len(await vectors.aembed_documents(["a", "b"])) == 2
+    await model.root_async_client.close()
+    await vectors.async_client._client.close()
 
 
 def cached_weights() -> Path | None:
