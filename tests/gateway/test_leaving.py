@@ -117,6 +117,6 @@ async def test_a_connection_that_is_reset_while_idle_is_forgotten(serve: Serve, 
 
         def kept() -> int:
             gc.collect()
-            return sum(isinstance(thing, StrictProtocol) for thing in gc.get_objects())
+            return sum(type(thing) is StrictProtocol for thing in gc.get_objects())
 
         await until(lambda: kept() == 0)
