@@ -242,6 +242,7 @@ class _Run:
         exchange = self._exchange
         self._ending = True
         exchange.receipt.error = f"{error.code}: {error.message}"[:300]
+        log.info("request %s for %s failed: %s", exchange.id, exchange.receipt.model[:100], exchange.receipt.error)
         self._status = error.http_status
         if isinstance(error, _TooSlow):
             self._outcome = "disconnected"

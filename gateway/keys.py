@@ -65,6 +65,9 @@ def tenant_name(name: str) -> str:
 
 def presented(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The key in raw ASGI headers (lower-case names), or None. Anything but a Bearer Authorization is no key."""
+    for name, value in headers:  # what nearly everybody sends, and what is believed first anyway
+        if name == b"authorization" and value[:7].lower() == b"bearer " and (key := value[7:].strip()):
+            return key.decode("utf-8", "surrogateescape")
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in CREDENTIAL_HEADERS and name not in found:

@@ -233,7 +233,7 @@ class Gateway:
             problems.append("the ledger cannot be written")
         if not any(backends.values()):
             problems.append("no model is ready yet")
-        degraded = [] if self.limiter.healthy else ["the limit store does not answer"]
+        degraded = [] if self.limiter.healthy else [f"the limit store does not answer: {self.limiter.reason}"]
         if not self.ledger.healthy:
             degraded.append("the ledger is behind")
         if self.config_error is not None:

@@ -315,4 +315,5 @@ def _openai_error(body: bytes) -> dict[str, Any] | None:
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
     # Providers like to repeat the key that they were given, and it is ours.
-    return {"type": "server_error", "param": None, "code": None, **error, "message": redact(error["message"])}
+    usual = {"type": "server_error", "param": None, "code": None}
+    return {**error, "message": redact(error["message"]), **{k: v for k, v in usual.items() if k not in error}}
