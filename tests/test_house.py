@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,3 +129,22 @@ def test_the_gateway_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "ok\n", done.stderr
+
+
+def documents() -> list[Path]:
+    return [path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if path.is_file()]
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    dead = []
+    for document in documents():
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target and not (document.parent / target).exists():
+                dead.append(f"{document.relative_to(ROOT)} -> {target}")
+    assert len(documents()) > 8
+    assert dead == []
+
+
+def test_no_document_waits_to_be_filled_in() -> None:
+    for document in documents():
+        assert not re.search(r"^(FIGURES|@\w+@|\.\.\.)$|\bTODO\b|\bTBD\b", document.read_text(), re.MULTILINE), document
