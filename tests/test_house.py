@@ -78,6 +78,7 @@ def test_the_rooms_are_there() -> None:
 def test_a_room_is_linked_and_has_no_init(room: str) -> None:
     link = ROOT / "src/trimtab" / room
     assert link.is_symlink()
+    assert link.is_dir(), "git keeps no empty folder: a clone would have a link that leads nowhere"
     assert link.readlink() == Path("../..") / room
     assert not (ROOT / room / "__init__.py").exists(), "it would shadow the standard library's or a library's own name"
 
