@@ -171,9 +171,12 @@ class _Run:
             self._live.answer.ended(opened.served, e)
             raise
         except BaseException:
-            # Whatever it was (a client gone, a drain), stop the upstream first and count afterwards.
-            await asyncio.shield(opened.stream.aclose())
-            self._spend(opened)
+            # Whatever it was (a client gone, a drain), stop the upstream first and count afterwards; also when a drain
+            # cuts what a leaving client had cancelled already.
+            try:
+                await asyncio.shield(opened.stream.aclose())
+            finally:
+                self._spend(opened)
             raise
         finally:
             await opened.stream.aclose()

@@ -9,9 +9,10 @@ import socket
 import struct
 from typing import Any
 
+import pytest
 from harness import KEY, Running, Serve, over
 
-from trimtab.backends.fake import FakeBackend
+from trimtab.backends.fake import FakeBackend, FakeStream
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.http import StrictProtocol
 from trimtab.gateway.keys import hash_key
@@ -120,3 +121,34 @@ async def test_a_connection_that_is_reset_while_idle_is_forgotten(serve: Serve, 
             return sum(type(thing) is StrictProtocol for thing in gc.get_objects())
 
         await until(lambda: kept() == 0)
+
+
+async def test_a_cut_on_top_of_a_leaving_still_bills_what_was_made(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = FakeStream.aclose
+
+    async def slowly(self: FakeStream) -> None:
+        await close(self)
+        await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(FakeStream, "aclose", slowly)
+    config = {"models": {"m": {"backend": "fake", "script": {"tokens": 500, "between_s": 0.01}}}}
+    async with serve(config) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        body = b'{"model":"m","messages":[],"stream":true}'
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        for _ in range(5):
+            await reader.readuntil(b"content")
+        writer.transport.abort()
+        await asyncio.sleep(0.1)
+        running.gateway.cut()
+        await running.settled()
+        totals = await running.gateway.ledger.totals("local")
+        (served,) = running.gateway.live.catalogue.all()
+        assert isinstance(served.backend, FakeBackend)
+        made = served.backend.counts.completion_tokens
+    assert totals.requests == 1
+    assert totals.completion_tokens == made > 0
