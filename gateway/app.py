@@ -44,7 +44,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
 
 
 class _Front:
-    """Sends the hot paths straight to their endpoints: FastAPI's middleware is the dearest part of a relayed request."""
+    """Sends the hot paths straight to their endpoints: FastAPI's middleware is dear beside a relay."""
 
     def __init__(self, hot: Mapping[str, ASGIApp], app: ASGIApp) -> None:
         self._hot = hot
