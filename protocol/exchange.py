@@ -86,6 +86,29 @@ class Target:
     max_output: int | None = None
 
 
+class Part(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One thing that a stage did, or left alone, in one place: `what` in words, `where` as `messages[3]` or `tools`.
+
+    `tokens` is what it took out (an estimate), `count` how many of the thing there were, `why` the reason, if it needs
+    one. Never the text itself: receipts are kept.
+    """
+
+    what: str
+    where: str = ""
+    tokens: int = 0
+    count: int = 1
+    why: str | None = None
+
+
+class Charge(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A call that a stage made beside the answer (a summary, a judge), and what it cost in micro-dollars."""
+
+    stage: str
+    model: str
+    usage: Usage
+    microusd: int = 0
+
+
 class ReceiptLine(msgspec.Struct, omit_defaults=True):
     """What one stage did, or why it did nothing. Money in micro-dollars, time in milliseconds."""
 
@@ -97,6 +120,7 @@ class ReceiptLine(msgspec.Struct, omit_defaults=True):
     saved_microusd: int | None = None
     cost_microusd: int | None = None
     ms: float | None = None
+    parts: list[Part] = []
 
 
 class Receipt(msgspec.Struct, omit_defaults=True):
@@ -121,6 +145,7 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     first_byte_ms: float | None = None
     total_ms: float | None = None
     lines: list[ReceiptLine] = []
+    charges: list[Charge] = []
     end_user: str | None = None
     tags: list[str] = []
 
