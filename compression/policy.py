@@ -62,8 +62,10 @@ class ProsePolicy(_Policy):
 
 
 class ToolsPolicy(_Policy):
-    """Leave out tools that do not bear on the question; `recall` is how often the right one must be kept."""
+    """`share` says once what the descriptions of several tools begin with. `enabled` leaves out tools that do not bear
+    on the question; `recall` is how often the right one must be kept."""
 
+    share: Flag = False
     enabled: Flag = False
     recall: Share = 0.995
 
