@@ -21,6 +21,7 @@ from .admit import prompt_size
 from .answer import OpenStream
 from .mapping import Mapping, Translator
 from .relay import StreamRelay, generated
+from .settle import charged
 from .wire import (
     EVENTS,
     JSON,
@@ -267,7 +268,7 @@ class _Run:
         if self._gone:
             self._outcome, self._status = "disconnected", 499
             if self._exchange.spent is None:
-                self._exchange.spent = Usage(prompt=prompt_size(self._exchange.working.body), estimated=True)
+                self._exchange.spent = Usage(prompt=prompt_size(self._exchange.working.encode()), estimated=True)
             return
         await self._failed(self._gateway.draining_error())
 
@@ -277,14 +278,14 @@ class _Run:
         if own is not None:
             self._exchange.spent = own
             return
-        prompt = prompt_size(self._exchange.working.body)
+        prompt = prompt_size(self._exchange.working.encode())
         self._exchange.spent = opened.relay.spent(opened.served.target.upstream_model, prompt)
 
     def _count(self, answer: Answer) -> Usage:
         """A whole answer without usage: counted here, and flagged."""
         text = generated(answer.body)
         completion = count(text, self._live.upstream_model(self._exchange))[0] if text else 0
-        return Usage(prompt=prompt_size(self._exchange.working.body), completion=completion, estimated=True)
+        return Usage(prompt=prompt_size(self._exchange.working.encode()), completion=completion, estimated=True)
 
     def _measure(self, called: float) -> None:
         exchange = self._exchange
@@ -306,7 +307,7 @@ class _Run:
         price = self._live.price(self._exchange)
         if usage is None or not price.known:
             return []
-        return [(b"x-trimtab-cost-usd", b"%.6f" % (price.of(usage) / 1e6))]
+        return [(b"x-trimtab-cost-usd", b"%.6f" % ((price.of(usage) + charged(self._exchange)) / 1e6))]
 
 
 class _TooSlow(GatewayError):

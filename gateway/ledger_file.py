@@ -60,7 +60,7 @@ class Totals(msgspec.Struct):
     unpriced: int = 0
 
     def add(self, receipt: Receipt) -> None:
-        usage = receipt.usage or Usage()
+        usage = used(receipt)
         self.requests += 1
         self.prompt_tokens += _whole(usage.prompt)
         self.completion_tokens += _whole(usage.completion)
@@ -190,7 +190,7 @@ def row(receipt: Receipt) -> tuple[Any, ...]:
     except UnicodeEncodeError:
         receipt = _clean(receipt)
         text = _encode(receipt).decode()
-    usage = receipt.usage or Usage()
+    usage = used(receipt)
     return (
         receipt.id,
         receipt.tenant,
@@ -214,6 +214,21 @@ def row(receipt: Receipt) -> tuple[Any, ...]:
         receipt.first_byte_ms,
         receipt.end_user,
         text,
+    )
+
+
+def used(receipt: Receipt) -> Usage:
+    """Everything that a request used: its answer's tokens, and those of the calls that stages made beside it."""
+    usage = receipt.usage or Usage()
+    if not receipt.charges:
+        return usage
+    every = [usage, *(charge.usage for charge in receipt.charges)]
+    return Usage(
+        prompt=sum(each.prompt for each in every),
+        completion=sum(each.completion for each in every),
+        cached=sum(each.cached for each in every),
+        reasoning=sum(each.reasoning for each in every),
+        estimated=any(each.estimated for each in every),
     )
 
 

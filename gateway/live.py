@@ -25,7 +25,7 @@ from .admit import Admit
 from .answer import Answer
 from .catalogue import Catalogue, Pair, Served
 from .config import Config
-from .controls import read_controls
+from .controls import FIELD, NONE, Controls, read_controls, read_field
 from .keys import CREDENTIAL_HEADERS, KeyRing, presented
 from .ledger import Ledger
 from .limits import Limiter, rate_limit_headers
@@ -190,6 +190,10 @@ class Gateway:
     def exchange(
         self, request_id: str, request: Request, caller: Caller, headers: RawHeaders, started: float
     ) -> Exchange:
+        """Raises InvalidRequest for a wrong field `trimtab`, which is gone from the request that the exchange holds."""
+        said: dict[str, Any] = {}
+        if FIELD in request.fields:
+            request, said = read_field(request)
         receipt = Receipt(
             id=request_id,
             tenant=caller.tenant.name,
@@ -206,6 +210,8 @@ class Gateway:
         kept = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS]
         made = Exchange(request_id, request, request, caller, receipt, kept, started)
         made.facts["controls"] = controls
+        if said or controls is not NONE:
+            made.facts |= _wishes(controls, said)
         return made
 
     def working(self, task: asyncio.Task[Any]) -> None:
@@ -320,6 +326,15 @@ class Gateway:
         for name, tenant in config.tenants.items():
             if tenant.limits.resolved().microusd_per_day is not None:
                 self.limiter.preload(name, await self.ledger.spent_since(name, midnight))
+
+
+def _wishes(controls: Controls, said: dict[str, Any]) -> dict[str, Any]:
+    """What the stages are to know of what the caller said; the body outweighs a header, and either may switch off."""
+    wishes = {} if controls.query is None else {"query": controls.query}
+    wishes |= said
+    if not controls.compress or said.get("compress") is False:
+        wishes["compress"] = False
+    return wishes
 
 
 def _backend(model: ModelConfig) -> Backend:

@@ -1,4 +1,4 @@
-"""The `settle` stage: what was used, what it cost, and the receipt that says so.
+"""The `settle` stage: what was used, what it cost and saved, and the receipt that says so.
 
 Synchronous: a client that leaves cannot interrupt it, and it costs the event loop a few microseconds. The ledger writes
 on its own thread, and a shared limiter settles behind our back.
@@ -43,12 +43,14 @@ class Settle:
         receipt.status = status
         receipt.usage = usage
         receipt.priced = price.known
-        receipt.cost_microusd = price.of(usage)
+        receipt.cost_microusd = price.of(usage) + charged(exchange)
+        receipt.saved_microusd = _saved(exchange, price)
         receipt.total_ms = round((self._clock() - exchange.started) * 1000, 3)
         exchange.note(self.name, "counted" if usage.estimated else "settled", cost_microusd=receipt.cost_microusd)
         reservation = exchange.facts.pop("reservation", None)
         if reservation is not None:
-            self._limiter.settle(reservation, usage.total, receipt.cost_microusd)
+            tokens = usage.total + sum(charge.usage.total for charge in receipt.charges)
+            self._limiter.settle(reservation, tokens, receipt.cost_microusd)
         self._ledger.record(receipt)
         self._metrics.settled(receipt)
         return receipt
@@ -58,3 +60,22 @@ class Settle:
             if target.name == exchange.receipt.target:
                 return target.price
         return Price()
+
+
+def charged(exchange: Exchange) -> int:
+    """Micro-dollars of the calls that stages made beside the answer."""
+    return sum(charge.microusd for charge in exchange.receipt.charges)
+
+
+def _saved(exchange: Exchange, price: Price) -> int:
+    """What the stages reckoned to save, which was at the first target's price; nothing if nobody answered.
+
+    When another one answered, in the proportion of its price for input to the first one's.
+    """
+    if exchange.spent is None and exchange.answer is None:
+        return 0
+    saved = sum(line.saved_microusd or 0 for line in exchange.receipt.lines)
+    first = exchange.targets[0].price if exchange.targets else price
+    if not saved or price.input == first.input:
+        return saved
+    return saved * price.input // first.input if first.input else 0

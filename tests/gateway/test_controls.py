@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.backends.fake_server import FakeServer
-from trimtab.gateway.controls import Controls, read_controls
+from trimtab.gateway.controls import Controls, read_controls, read_field
+from trimtab.protocol.errors import InvalidRequest
+from trimtab.protocol.messages import Request
 
 
 def test_both_spellings_are_read() -> None:
@@ -75,3 +78,82 @@ async def test_tags_and_the_end_user_are_on_the_receipt(serve: Serve, upstream: 
     assert receipt is not None
     assert receipt.tags == ["batch", "night"]
     assert receipt.end_user == "u7"
+
+
+def posted(field: object, **more: object) -> Request:
+    return Request.build("chat", {"model": "m", "messages": [], "trimtab": field, **more})
+
+
+def test_our_field_is_read_and_gone() -> None:
+    said = {"query": "who?", "compress": False, "keep": ["§ 7", "Bonn"]}
+    clean, read = read_field(posted(said, temperature=0))
+    assert read == said
+    assert clean.encode() == b'{"model":"m","messages":[],"temperature":0}'
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        ("off", "trimtab"),
+        ([], "trimtab"),
+        ({"query": 7}, "trimtab.query"),
+        ({"query": " "}, "trimtab.query"),
+        ({"query": "x" * 20_001}, "trimtab.query"),
+        ({"compress": "no"}, "trimtab.compress"),
+        ({"keep": "x"}, "trimtab.keep"),
+        ({"keep": [""]}, "trimtab.keep"),
+        ({"keep": ["x"] * 65}, "trimtab.keep"),
+        ({"quary": "x"}, "trimtab.quary"),
+    ],
+)
+def test_what_is_wrong_with_our_field_is_said(field: object, param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_field(posted(field))
+    assert refused.value.param == param
+    assert param in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "query"),
+    [
+        (b"plain words", "plain words"),
+        (quote("wo liegt Köln? 東京").encode(), "wo liegt Köln? 東京"),
+        ("Köln".encode(), "Köln"),
+        ("Köln".encode("latin-1"), "Köln"),
+        (b"50% of it", "50% of it"),
+        (b"  ", None),
+    ],
+)
+def test_a_query_in_a_header(value: bytes, query: str | None) -> None:
+    assert read_controls([(b"x-trimtab-query", value)]).query == query
+
+
+@pytest.mark.parametrize(
+    ("value", "on"), [(b"off", False), (b"False", False), (b"0", False), (b"on", True), (b"", True)]
+)
+def test_compression_can_be_switched_off_in_a_header(value: bytes, on: bool) -> None:
+    assert read_controls([(b"x-trimtab-compress", value)]).compress is on
+
+
+@pytest.mark.parametrize(("path", "ask"), [
+    ("chat/completions", {"messages": []}),
+    ("completions", {"prompt": "x"}),
+    ("embeddings", {"input": "x"}),
+    ("messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5}),
+    ("responses", {"input": "x"}),
+])  # fmt: skip
+async def test_no_upstream_sees_our_field(
+    serve: Serve, upstream: FakeServer, path: str, ask: dict[str, object]
+) -> None:
+    async with serve(over(upstream)) as running, aiohttp.ClientSession() as session:
+        body = {"model": "m", **ask, "trimtab": {"query": "secret-query"}}
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with session.post(f"{running.base_url}/{path}", json=body, headers=headers) as response:
+            assert response.status == 200
+        wrong = {**body, "trimtab": {"compress": "perhaps"}}
+        async with session.post(f"{running.base_url}/{path}", json=wrong, headers=headers) as response:
+            assert response.status == 400
+            assert "trimtab.compress" in (await response.json())["error"]["message"]
+    (seen,) = upstream.seen
+    assert b"trimtab" not in seen.body
+    assert b"secret-query" not in seen.head
