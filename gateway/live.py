@@ -330,7 +330,7 @@ class Gateway:
 
 def _wishes(controls: Controls, said: dict[str, Any]) -> dict[str, Any]:
     """What the stages are to know of what the caller said; the body outweighs a header, and either may switch off."""
-    wishes = {} if controls.query is None else {"query": controls.query}
+    wishes: dict[str, Any] = {} if controls.query is None else {"query": controls.query}
     wishes |= said
     if not controls.compress or said.get("compress") is False:
         wishes["compress"] = False

@@ -17,12 +17,13 @@ client's. The stages between are optimisations and fail open: what they did is u
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Generator, Sequence
+from typing import Any
 
 from ..cache.recall import Recall
 from ..compression.compress import Compress
+from ..compression.policy import CompressionPolicy
 from ..compression.prune import Prune
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Stage, Target
@@ -33,9 +34,7 @@ from ..routing.route import Route
 log = logging.getLogger("trimtab.pipeline")
 
 WALK_SECONDS = 0.5  # optimisations that take longer than this together save nobody anything
-
-
-_NO_DEADLINE = contextlib.nullcontext()
+SUMMARY_SECONDS = 20.0  # but for a small model's summary, where a tenant asked for one
 
 
 def optimisations() -> list[Stage]:
@@ -43,50 +42,111 @@ def optimisations() -> list[Stage]:
     return [Recall(), Prune(), Compress(), Plan(), Route()]
 
 
+def patience(policy: CompressionPolicy) -> float:
+    """Seconds for all the stages together: the usual, and what a tenant allows its models on top."""
+    seconds = WALK_SECONDS
+    if policy.context.enabled:
+        seconds += policy.context.deadline_ms / 1000
+    if policy.prose.enabled:
+        seconds += policy.prose.deadline_ms / 1000
+    if policy.turns.enabled and policy.turns.summarise:
+        seconds += SUMMARY_SECONDS
+    return seconds
+
+
 class Pipeline:
     """Runs an exchange through `admit`, which decides, and through the optimisations, which may only help.
 
-    They share one deadline (a timer for each would cost more than most of them do), unless none of them ever waits.
-    When it passes, the stage at work is undone and the ones after it are left out.
+    They share one deadline, `seconds` or what the tenant's policy allows. When it passes, the stage at work is undone
+    and the ones after it are left out.
     """
 
-    def __init__(self, admit: Stage, stages: Sequence[Stage], seconds: float = WALK_SECONDS) -> None:
+    def __init__(self, admit: Stage, stages: Sequence[Stage], seconds: float | None = None) -> None:
         self.admit = admit
         self.stages = list(stages)
-        self.seconds = seconds
-        self._waits = any(stage.waits for stage in self.stages)
+        self._seconds = seconds
 
     async def walk(self, exchange: Exchange) -> None:
         """Raises what `admit` raises; afterwards `exchange.answer` or `exchange.targets` says how to go on."""
         await self.admit(exchange)
-        done = 0
-        before = _keep(exchange)
-        try:
-            async with asyncio.timeout(self.seconds) if self._waits else _NO_DEADLINE:
-                for stage in self.stages:
-                    before = _keep(exchange)
-                    await self._try(stage, exchange)
-                    done += 1
-                    if exchange.answer is not None:
-                        return
-        except TimeoutError:
-            _restore(exchange, before)
-            exchange.note(self.stages[done].name, "undone", f"the optimisations took longer than {self.seconds:g} s")
-            for stage in self.stages[done + 1 :]:
-                exchange.note(stage.name, "left out", "no time was left")
+        await self.optimise(exchange)
 
-    async def _try(self, stage: Stage, exchange: Exchange) -> None:
-        before = _keep(exchange)
+    async def optimise(self, exchange: Exchange, stages: Sequence[Stage] | None = None) -> None:
+        """The stages behind `admit` (or those given), within their deadline. Raises nothing of theirs."""
+        walk = _Walk(exchange, self.stages if stages is None else stages)
+        steps = walk.run()
+        # A timer costs more than all the stages of a plain request, so it is set when one of them first waits.
         try:
-            await stage(exchange)
+            first = steps.send(None)
+        except StopIteration:
+            return
+        seconds = patience(exchange.policy(CompressionPolicy)) if self._seconds is None else self._seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await _Rest(steps, first)
+        except TimeoutError:
+            walk.out_of_time(seconds)
+
+
+class _Walk:
+    """One exchange on its way through the stages: which one is at work, and what it found."""
+
+    def __init__(self, exchange: Exchange, stages: Sequence[Stage]) -> None:
+        self._exchange = exchange
+        self._stages = stages
+        self._done = 0
+        self._before = _keep(exchange)
+
+    async def run(self) -> None:
+        for stage in self._stages:
+            self._before = _keep(self._exchange)
+            await self._try(stage)
+            self._done += 1
+            if self._exchange.answer is not None:
+                return
+
+    async def _try(self, stage: Stage) -> None:
+        try:
+            await stage(self._exchange)
             return
         except TrimtabError as e:
             reason = e.message
         except Exception as e:
             log.exception("stage %s failed; the request goes on without it", stage.name)
             reason = f"failed with {type(e).__name__}"
-        _restore(exchange, before)
-        exchange.note(stage.name, "undone", reason)
+        _restore(self._exchange, self._before)
+        self._exchange.note(stage.name, "undone", reason)
+
+    def out_of_time(self, seconds: float) -> None:
+        exchange = self._exchange
+        _restore(exchange, self._before)
+        exchange.note(self._stages[self._done].name, "undone", f"the optimisations took longer than {seconds:g} s")
+        for stage in self._stages[self._done + 1 :]:
+            exchange.note(stage.name, "left out", "no time was left")
+
+
+class _Rest:
+    """What is left of a coroutine that has taken its first step and waits for `first`."""
+
+    def __init__(self, steps: Coroutine[Any, Any, None], first: Any) -> None:
+        self._steps = steps
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        awaited = self._first
+        try:
+            while True:
+                try:
+                    sent = yield awaited
+                except GeneratorExit:
+                    self._steps.close()
+                    raise
+                except BaseException as e:
+                    awaited = self._steps.throw(e)
+                else:
+                    awaited = self._steps.send(sent)
+        except StopIteration:
+            return
 
 
 _Kept = tuple[Request, tuple[Target, ...], str | None]

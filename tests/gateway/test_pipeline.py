@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from trimtab.gateway.pipeline import Pipeline, optimisations
+from trimtab.compression.policy import CompressionPolicy
+from trimtab.gateway.pipeline import WALK_SECONDS, Pipeline, optimisations, patience
 from trimtab.protocol.errors import Forbidden, InvalidRequest
 from trimtab.protocol.exchange import Caller, Exchange, Receipt, Target, Tenant
 from trimtab.protocol.messages import Answer, Request
@@ -104,6 +105,62 @@ async def test_a_stage_that_dawdles_is_undone_and_the_rest_left_out() -> None:
     assert story(made)[-2:] == [("slow", "undone"), ("nothing", "left out")]
     assert made.working.model == "m"
     assert b"temperature" in made.working.encode()
+
+
+async def test_a_stage_may_wait_and_use_timers_of_its_own() -> None:
+    async def wait(made: Exchange) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+        try:
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(60)
+        except TimeoutError:
+            made.note("wait", "waited")
+
+    made = exchange()
+    await Pipeline(Step("admit", nothing), [Step("wait", wait), Step("edit", edit)], seconds=30).walk(made)
+    assert story(made)[-2:] == [("wait", "waited"), ("edit", "edited")]
+
+
+async def test_a_stage_that_fails_after_it_waited_is_undone() -> None:
+    async def fail(made: Exchange) -> None:
+        made.targets = ()
+        await asyncio.sleep(0)
+        raise ZeroDivisionError("a bug")
+
+    made = exchange()
+    await Pipeline(Step("admit", nothing), [Step("bad", fail), Step("edit", edit)]).walk(made)
+    assert story(made)[-2:] == [("bad", "undone"), ("edit", "edited")]
+    assert [target.name for target in made.targets] == ["m"]
+
+
+async def test_whoever_cancels_the_walk_cancels_the_stage() -> None:
+    ended: list[str] = []
+
+    async def dawdle(_: Exchange) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("stage")
+
+    task = asyncio.ensure_future(Pipeline(Step("admit", nothing), [Step("slow", dawdle)]).walk(exchange()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == ["stage"]
+
+
+def test_models_get_the_time_that_a_tenant_gave_them() -> None:
+    def policy(**sections: object) -> CompressionPolicy:
+        return CompressionPolicy.model_validate(sections)
+
+    usual = patience(policy())
+    assert usual == WALK_SECONDS
+    assert patience(policy(context={"enabled": True, "deadline_ms": 700.0})) == usual + 0.7
+    assert patience(policy(prose={"enabled": True})) == usual + 2.0
+    assert patience(policy(turns={"summarise": True})) == usual, "turns are not switched on"
+    assert patience(policy(turns={"enabled": True, "summarise": True})) > usual + 5
 
 
 async def test_admit_fails_closed() -> None:
