@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,9 @@ def _any_spelling(word: str) -> str:
 
 # The key as a token of valid JSON: a quote inside a string would stand behind a backslash.
 _MARK = re.compile(_any_spelling("cache_control").encode() + rb"[ \t\n\r]*+:[ \t\n\r]*+(?!null)")
+
+
+_Change = tuple[int, int, bytes]  # raw[start:end] becomes this
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,61 +112,52 @@ class Conversation:
         Raises ValueError for a protected span that would change, a dropped message that is frozen, a system's or not
         there, a span of another conversation, and a text with a lone surrogate.
         """
-        changes = self._changes(texts)
-        if not dropped:
-            return _spliced(self.raw, 0, len(self.raw), changes)
-        self._check_dropped(dropped)
-        out: list[bytes] = []
-        kept = [message for message in self.messages if message.index not in dropped]
-        for before, message in zip([None, *kept], kept, strict=False):
-            out.append(self._joint(before, message))
-            out.append(_spliced(self.raw, message.start, message.end, changes))
-        return b"".join([b"[", *out, self.raw[self.messages[-1].end :]])
+        known = {span.start: span for span in self.spans}
+        for span, text in texts.items():
+            if text != span.text and known.get(span.start) != span:
+                raise ValueError("the span is of another conversation")
+        cuts = self._cuts(dropped) if dropped else []
+        kept = [(span, text) for span, text in texts.items() if span.message not in dropped]
+        return self._spliced(0, len(self.raw), [*self._changes(kept), *cuts])
 
     def message_bytes(self, index: int, texts: Mapping[Span, str]) -> bytes:
         """One message's bytes, with the changes to its own spans made. Raises as `rewrite` does."""
         message = self.messages[index]
-        own = {span: text for span, text in texts.items() if span.message == index}
-        return _spliced(self.raw, message.start, message.end, self._changes(own))
+        own = [(span, texts[span]) for span in message.spans if span in texts] if texts else []
+        return self._spliced(message.start, message.end, self._changes(own))
 
-    def _changes(self, texts: Mapping[Span, str]) -> list[tuple[int, int, bytes]]:
-        """(start, end, literal) of every span that will say something else, in order."""
+    def _changes(self, texts: Iterable[tuple[Span, str]]) -> list[_Change]:
         made = []
-        for span, text in texts.items():
+        for span, text in texts:
             if text == span.text:
                 continue
             if span.protected is not None:
                 raise ValueError(f"a protected span would change ({span.protected})")
-            if span.message >= len(self.messages) or span not in self.messages[span.message].spans:
-                raise ValueError("the span is of another conversation")
             made.append((span.start, span.end, _literal(text, self.raw[span.start : span.end].isascii())))
-        return sorted(made)
+        return made
 
-    def _check_dropped(self, dropped: Set[int]) -> None:
-        if self.field == "prompt" or not all(0 <= index < len(self.messages) for index in dropped):
+    def _cuts(self, dropped: Set[int]) -> list[_Change]:
+        """A message goes with the comma and the space before it; those in front of the first kept one, with the
+        comma and the space behind them."""
+        messages = self.messages
+        if self.field == "prompt" or not all(0 <= index < len(messages) for index in dropped):
             raise ValueError("there is no such message to drop")
-        for message in (self.messages[index] for index in dropped):
+        for message in (messages[index] for index in dropped):
             if message.frozen or message.role in ("system", "developer"):
                 raise ValueError(f"message {message.index} is protected")
+        first = next((message for message in messages if message.index not in dropped), None)
+        if first is None:
+            return [(messages[0].start, messages[-1].end, b"")]
+        later = (index for index in dropped if index > first.index)
+        cuts = [(messages[index - 1].end, messages[index].end, b"") for index in later]
+        return [(messages[0].start, first.start, b""), *cuts]
 
-    def _joint(self, before: Message | None, message: Message) -> bytes:
-        """What stands between two kept messages: the bytes that stood before the later one, or the list's own
-        beginning (without its bracket)."""
-        if before is None:
-            return self.raw[1 : self.messages[0].start]
-        return self.raw[self.messages[message.index - 1].end : message.start]
-
-
-def _spliced(raw: bytes, start: int, end: int, changes: list[tuple[int, int, bytes]]) -> bytes:
-    """`raw[start:end]` with the changes that lie in it made."""
-    if not changes:
-        return raw[start:end]
-    out, at = [], start
-    for first, last, literal in changes:
-        if start <= first and last <= end:
-            out += [raw[at:first], literal]
+    def _spliced(self, start: int, end: int, changes: list[_Change]) -> bytes:
+        out, at = [], start
+        for first, last, literal in sorted(changes):
+            out += [self.raw[at:first], literal]
             at = last
-    return b"".join([*out, raw[at:end]])
+        return b"".join([*out, self.raw[at:end]])
 
 
 def _literal(text: str, ascii_only: bool) -> bytes:
