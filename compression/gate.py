@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..protocol.exchange import Price
 
@@ -136,10 +136,11 @@ def expansion(keep: float) -> float:
     return 1.0 + _EXPANSION * max(0.0, _HARMLESS - keep)
 
 
-def decide(candidates: Sequence[Candidate], terms: Terms) -> Decision:
+def decide(candidates: Sequence[Candidate], terms: Terms, instead: int = 0) -> Decision:
     """The cheapest candidate now and on the next turn that costs no more now than the first, which is the original.
 
-    Equal ones: the earlier. A candidate below the floor is not looked at.
+    Equal ones: the earlier. A candidate below the floor is not looked at. `instead`: tokens of the original's beginning
+    that would be cached if nothing had ever been changed; it bears on what is said to be saved, not on the choice.
     """
     first = candidates[0]
     limit, least, chosen = cost_now(first, terms, original=True), _whole(first, terms), 0
@@ -149,7 +150,7 @@ def decide(candidates: Sequence[Candidate], terms: Terms) -> Decision:
         now = cost_now(candidate, terms)
         if now <= limit and now + cost_again(candidate, terms) < least:
             least, chosen = now + cost_again(candidate, terms), i
-    return Decision(chosen, None if chosen else _why_not(candidates, terms), _saved(candidates, chosen, terms))
+    return Decision(chosen, None if chosen else _why_not(candidates, terms), _saved(candidates, chosen, terms, instead))
 
 
 def worth_trying(most: int, seconds: float, terms: Terms) -> bool:
@@ -173,11 +174,14 @@ def _output_cost(candidate: Candidate, terms: Terms) -> float:
     return terms.output * terms.weights.output * expansion(candidate.keep)
 
 
-def _saved(candidates: Sequence[Candidate], chosen: int, terms: Terms) -> int | None:
+def _saved(candidates: Sequence[Candidate], chosen: int, terms: Terms, instead: int) -> int | None:
     if not terms.weights.money:
         return None
-    as_sent = _prompt_cost(candidates[chosen], terms) + _output_cost(candidates[chosen], terms)
-    return round((_prompt_cost(candidates[0], terms) + _output_cost(candidates[0], terms) - as_sent) / 1e6)
+    if not chosen and instead <= candidates[0].beginning:
+        return 0
+    unchanged = replace(candidates[0], beginning=max(candidates[0].beginning, instead))
+    before, after = (_prompt_cost(c, terms) + _output_cost(c, terms) for c in (unchanged, candidates[chosen]))
+    return round((before - after) / 1e6)
 
 
 def _why_not(candidates: Sequence[Candidate], terms: Terms) -> str:

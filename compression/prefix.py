@@ -15,7 +15,18 @@ from dataclasses import dataclass
 PROVIDERS_KEEP = 300.0  # seconds: OpenAI's and Anthropic's default, counted from the last use
 _ENTRY_BYTES = 200  # a digest, a float and their place in an ordered dict, measured on 64-bit CPython
 _PATHS = 4  # ways through a conversation that are followed at once
-_NOTHING: OrderedDict[bytes, float] = OrderedDict()
+_WINDOW = 256  # requests after which older ones count half
+_MOST_RATES = 10_000  # tenants times targets
+_PRIOR = 4  # requests whose conversation is taken to go on before it was seen whether they do
+
+
+@dataclass(slots=True)
+class _Sent:
+    at: float
+    whole: bool  # a request ended here, and did not only begin so
+
+
+_NOTHING: OrderedDict[bytes, _Sent] = OrderedDict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,8 @@ class Walk:
     """What three ways of sending a request probably find cached, in tokens of their beginnings.
 
     `choice` is the third way: what was sent last time as far as that is remembered, and changed from there on; True
-    where the changed version is taken. `remembered` counts the pieces of it that were sent before.
+    where the changed version is taken. `remembered` counts the pieces of it that were sent before, `instead` their
+    tokens unchanged: what would be cached now if nothing had ever been changed.
     """
 
     original: int
@@ -45,6 +57,7 @@ class Walk:
     mixed: int
     choice: tuple[bool, ...]
     remembered: int
+    instead: int
 
 
 def extend(digest: bytes, piece: bytes) -> bytes:
@@ -63,10 +76,22 @@ def chain(pieces: Iterable[bytes], seed: bytes = b"") -> tuple[bytes, ...]:
 
 @dataclass(slots=True)
 class _Path:
+    """One way as far as it was followed; the last choice, and the way to it."""
+
     digest: bytes
-    tokens: int
-    pieces: int
-    choice: tuple[bool, ...]
+    tokens: int = 0
+    instead: int = 0
+    pieces: int = 0
+    take: bool = True
+    before: _Path | None = None
+
+    def choice(self) -> list[bool]:
+        taken: list[bool] = []
+        path: _Path | None = self
+        while path is not None and path.before is not None:
+            taken.append(path.take)
+            path = path.before
+        return taken[::-1]
 
 
 class PrefixMemory:
@@ -76,7 +101,8 @@ class PrefixMemory:
     def __init__(self, seconds: float = PROVIDERS_KEEP, size: int = 16 << 20) -> None:
         self._seconds = seconds
         self._most = max(1, size // _ENTRY_BYTES)
-        self._tenants: dict[str, OrderedDict[bytes, float]] = {}
+        self._tenants: dict[str, OrderedDict[bytes, _Sent]] = {}
+        self._continued: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
 
@@ -85,17 +111,30 @@ class PrefixMemory:
 
     def remember(self, tenant: str, target: str, pieces: Iterable[bytes], now: float) -> None:
         """These pieces were sent to this target. `now` is monotonic seconds."""
-        digests = chain(pieces, _seed(target))
+        self.store(tenant, target, chain(pieces, seed(target)), now)
+
+    def store(self, tenant: str, target: str, digests: Sequence[bytes], now: float) -> None:
+        """The same with the chain made beforehand (`chain(pieces, seed(target))`): no text is hashed here."""
+        if not digests:
+            return
         with self._lock:
             held = self._tenants.setdefault(tenant, OrderedDict())
-            before = len(held)
-            for digest in digests:
-                held[digest] = now
-                held.move_to_end(digest)
-            self._held += len(held) - before
             self._expire(held, now)
+            before = len(held)
+            self._count(tenant, target, any(d in held and held[d].whole for d in digests[:-1]))
+            for digest in digests:
+                known = held.get(digest)
+                held[digest] = _Sent(now, known is not None and known.whole)
+                held.move_to_end(digest)
+            held[digests[-1]].whole = True
+            self._held += len(held) - before
             while self._held > self._most:
                 self._evict()
+
+    def again(self, tenant: str, target: str) -> float:
+        """The share of this tenant's requests that went on from one it had sent before; 1.0 until there were some."""
+        seen, went_on = self._continued.get((tenant, target), (0, 0))
+        return min(1.0, (went_on + _PRIOR) / (seen + _PRIOR))
 
     def walk(self, tenant: str, target: str, options: Sequence[Option], now: float) -> Walk:
         """What is probably cached of the original, of the changed request, and of the mixture that keeps to what was
@@ -103,25 +142,35 @@ class PrefixMemory:
         held = self._tenants.get(tenant, _NOTHING)
 
         def known(digest: bytes) -> bool:
-            at = held.get(digest)
-            return at is not None and now - at <= self._seconds
+            sent = held.get(digest)
+            return sent is not None and now - sent.at <= self._seconds
 
-        seed = _seed(target)
+        start = seed(target)
         every = (True,) * len(options)
-        best = _longest(options, seed, known)
-        choice = _whole_turns(options, (*best.choice, *every[len(best.choice) :]))
+        best = _longest(options, start, known)
+        followed = best.choice()
+        choice = _whole_turns(options, (*followed, *every[len(followed) :]))
         return Walk(
-            _cached(options, (False,) * len(options), seed, known),
-            _cached(options, every, seed, known),
-            _cached(options, choice, seed, known),
+            _cached(options, (False,) * len(options), start, known),
+            _cached(options, every, start, known),
+            _cached(options, choice, start, known),
             choice,
             best.pieces,
+            best.instead,
         )
 
-    def _expire(self, held: OrderedDict[bytes, float], now: float) -> None:
+    def _count(self, tenant: str, target: str, went_on: bool) -> None:
+        seen, continued = self._continued.pop((tenant, target), (0, 0))
+        if seen >= _WINDOW:
+            seen, continued = seen // 2, continued // 2
+        self._continued[tenant, target] = (seen + 1, continued + went_on)
+        if len(self._continued) > _MOST_RATES:
+            self._continued.popitem(last=False)
+
+    def _expire(self, held: OrderedDict[bytes, _Sent], now: float) -> None:
         while held:
-            digest, at = next(iter(held.items()))
-            if now - at <= self._seconds:
+            digest, sent = next(iter(held.items()))
+            if now - sent.at <= self._seconds:
                 return
             del held[digest]
             self._held -= 1
@@ -137,7 +186,8 @@ class PrefixMemory:
             del self._tenants[name]
 
 
-def _seed(target: str) -> bytes:
+def seed(target: str) -> bytes:
+    """Where the chains of a target begin."""
     return hashlib.blake2b(target.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -157,7 +207,7 @@ def _cached(options: Sequence[Option], choice: Sequence[bool], digest: bytes, kn
 
 def _longest(options: Sequence[Option], seed: bytes, known: Callable[[bytes], bool]) -> _Path:
     """The way through both versions of every piece that stays known longest; the changed one where two are equal."""
-    paths = [_Path(seed, 0, 0, ())]
+    paths = [_Path(seed)]
     best = paths[0]
     for option in options:
         ahead: list[_Path] = []
@@ -172,13 +222,15 @@ def _longest(options: Sequence[Option], seed: bytes, known: Callable[[bytes], bo
 
 def _steps(path: _Path, option: Option, known: Callable[[bytes], bool]) -> list[_Path]:
     steps: list[_Path] = []
-    if option.changed is None:
-        steps.append(_Path(path.digest, path.tokens, path.pieces, (*path.choice, True)))
+    instead = path.instead + option.tokens
     versions = ((True, option.changed, option.tokens_changed), (False, option.original, option.tokens))
     for take, piece, tokens in versions[: 1 if option.changed == option.original else 2]:
-        digest = path.digest if piece is None else extend(path.digest, piece)
-        if piece is not None and known(digest):
-            steps.append(_Path(digest, path.tokens + tokens, path.pieces + 1, (*path.choice, take)))
+        if piece is None:
+            steps.append(_Path(path.digest, path.tokens, instead, path.pieces, take, path))
+            continue
+        digest = extend(path.digest, piece)
+        if known(digest):
+            steps.append(_Path(digest, path.tokens + tokens, instead, path.pieces + 1, take, path))
     return steps
 
 
