@@ -15,28 +15,31 @@ _WIDE = frozenset("。！？｡．؟۔।")  # these end a sentence without a sp
 _OPENING = "\"'“‘«([„¿¡「『（《*_"
 
 # Never the end of a sentence: something follows them.
-_LEADING = frozenset(
-    "mr mrs ms dr prof hon rev gen col capt lt sgt st mt ft fig figs no nos vol vols pp eq sec ch art vs cf eg ie al ca "
-    "approx e.g i.e z.b d.h u.a o.ä bzw vgl evtl ggf inkl nr hr fr hrsg bd abb abs kap tel str m mm mme mlle sra srta "
-    "dra ud uds núm pág págs ej p.ej av geb gest sog mio mrd jan feb mär apr jun jul aug sep sept oct okt nov dec dez "
-    "sen rep gov pres ave blvd dept est".split()
+_FOLLOWED = (
+    "mr mrs ms dr prof hon rev gen col capt lt sgt st mt ft fig figs no nos vol vols pp eq sec ch art vs cf eg ie al "
+    "ca approx e.g i.e z.b d.h u.a o.ä bzw vgl evtl ggf inkl nr hr fr hrsg bd abb abs kap tel str m mm mme mlle sra "
+    "srta dra ud uds núm pág págs ej p.ej av geb gest sog mio mrd jan feb mär apr jun jul aug sep sept oct okt nov dec "
+    "dez sen rep gov pres ave blvd dept est"
 )
 # The end of a sentence only where the next word usually begins one.
-_EITHER = frozenset("etc inc ltd co corp jr sr usw u.s u.k u.n u.s.a a.m p.m b.c a.d ph.d m.d usf etw cie llc gmbh".split())
-_STARTERS = frozenset(
+_EITHER_WAY = "etc inc ltd co corp jr sr usw u.s u.k u.n u.s.a a.m p.m b.c a.d ph.d m.d usf etw cie llc gmbh"
+_BEGINNERS = (
     "the a an this that these those he she it they we you i in on at but and however there when while after before if "
     "his her its their our for as to by from with what who why how der die das ein eine er sie es wir ihr ich in im am "
-    "aber und dieser diese dieses le la les un une il elle ils elles ce cette el los las una ella ellos este esta".split()
+    "aber und dieser diese dieses le la les un une il elle ils elles ce cette el los las una ella ellos este esta"
 )
 # What stands before or after an ordinal in German ("am 3. Oktober", "das 19. Jahrhundert").
-_BEFORE_ORDINAL = frozenset(
+_DETERMINERS = (
     "der die das dem den des am im vom zum zur bis und ab seit jeder jede jedes ein eine einen einem eines dessen ihr "
-    "ihre sein seine dieser dieses beim nach vor".split()
+    "ihre sein seine dieser dieses beim nach vor"
 )
-_AFTER_ORDINAL = frozenset(
+_COUNTED = (
     "januar februar märz april mai juni juli august september oktober november dezember jahrhundert jahrhunderts "
-    "jahrhunderte weltkrieg weltkriegs etage stock klasse platz auflage kapitel lebensjahr jahrestag".split()
+    "jahrhunderte weltkrieg weltkriegs etage stock klasse platz auflage kapitel lebensjahr jahrestag"
 )
+_LEADING, _EITHER = frozenset(_FOLLOWED.split()), frozenset(_EITHER_WAY.split())
+_STARTERS = frozenset(_BEGINNERS.split())
+_BEFORE_ORDINAL, _AFTER_ORDINAL = frozenset(_DETERMINERS.split()), frozenset(_COUNTED.split())
 _LOOK_BACK = 24  # characters: longer than any abbreviation
 
 

@@ -310,7 +310,7 @@ def _lines(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _wrapped(line: str, following: str) -> bool:
-    """Whether a sentence may run over the end of this line: it was filled, or what follows begins with a small letter."""
+    """Whether a sentence may run over this line's end: the line was filled, or a small letter follows."""
     if following.lstrip()[:1].islower():
         return len(line) >= 30 or not line.rstrip().endswith((".", "!", "?", ":"))
     return 60 <= len(line.rstrip()) <= 120 and not line.rstrip().endswith((".", "!", "?", ":", ";"))
