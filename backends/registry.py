@@ -20,6 +20,7 @@ class _Entry(NamedTuple):
 
 
 _KNOWN = {
+    "embed": _Entry(".embed_backend", "EmbedBackend"),  # what it needs depends on its options, so it asks itself
     "engine": _Entry(".engine.backend", "EngineBackend", "engine", ("torch", "numpy", "tokenizers", "jinja2")),
     "fake": _Entry(".fake", "FakeBackend"),
     "litellm": _Entry(".litellm", "LiteLLMBackend", "litellm", ("litellm",)),

@@ -1,4 +1,5 @@
-"""The configuration as one typed, frozen tree: server, models, routes, tenants, store, ledger.
+"""The configuration as one typed, frozen tree: server, models, routes, tenants, embedder, store,
+ledger.
 
 Every key has a default and an unknown one is an error. The rooms own their policies; this module composes them.
 Where the tree comes from (a file, LiteLLM's, nothing at all) is config_file.py's, litellm_config.py's and
@@ -24,6 +25,7 @@ from ..protocol.money import dollars, microdollars
 from ..routing.policy import OutputPolicy, RoutePolicy
 from .config_checks import cross_check
 from .config_default import VARIABLES, default_ledger, default_models
+from .embedder_config import EmbedderConfig, with_embedder
 from .keys import read_key, tenant_name
 from .model_config import ModelConfig
 from .problem import ConfigError, Problem
@@ -174,6 +176,7 @@ class Config(Section):
     models: Mapping[Name, ModelConfig] = {}
     routes: Mapping[Name, RouteConfig] = {}
     tenants: Mapping[Annotated[str, AfterValidator(tenant_name)], TenantConfig] = {"local": TenantConfig()}
+    embedder: EmbedderConfig = EmbedderConfig()
     store: StoreConfig = StoreConfig()
     ledger: LedgerConfig = Field(default=None, validate_default=True)
 
@@ -185,7 +188,8 @@ class Config(Section):
         if not isinstance(written, dict):
             return written
         usual = default_models(environment(info)) if written.get("models") is None else {}
-        return {**usual, **{key: value for key, value in written.items() if value is not None or key not in usual}}
+        kept = {key: value for key, value in written.items() if value is not None or key not in usual}
+        return with_embedder({**usual, **kept})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

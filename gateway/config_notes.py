@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from .config import Config, TenantConfig
 from .listen import WELL_KNOWN_HASHES
-from .model_config import EngineModel, FakeModel, ModelConfig
+from .model_config import EmbedModel, EngineModel, FakeModel, ModelConfig
 from .problem import Path
 from .secret import is_reference
 
@@ -58,7 +58,7 @@ def _unbuilt(path: Path, policy: BaseModel) -> Iterator[Note]:
 def _unpriced(config: Config, path: Path, tenant: TenantConfig) -> Iterator[Note]:
     if tenant.limits.usd_per_day is None:
         return
-    free = EngineModel | FakeModel
+    free = EngineModel | EmbedModel | FakeModel
     without = [n for n, model in config.models.items() if model.price is None and not isinstance(model, free)]
     if without:
         cause = f"cannot count what has no price: {', '.join(without[:8])}"

@@ -5,6 +5,7 @@ Knows the shape only: which adapter serves a backend is the gateway's start-up's
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from ..backends.base import Timeouts
 from ..protocol.exchange import Limits, Price
 from ..protocol.money import dollars, microdollars
+from .embedder_config import EmbedderConfig
 from .secret import HeaderSecret, environment, is_reference, resolve
 from .section import Count, Flag, Name, Seconds, Section
 
@@ -214,5 +216,17 @@ class FakeModel(ModelBase):
         return {"script": dict(self.script)}
 
 
-ModelConfig = Annotated[EngineModel | OpenAIModel | LitellmModel | FakeModel, Field(discriminator="backend")]
-BACKENDS = ("engine", "openai", "litellm", "fake")
+class EmbedModel(ModelBase):
+    """Embeddings made here. `embedder` is the configuration's own section where left out."""
+
+    backend: Literal["embed"]
+    embedder: EmbedderConfig = EmbedderConfig()
+
+    def backend_options(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.embedder.resolved())
+
+
+ModelConfig = Annotated[
+    EngineModel | OpenAIModel | LitellmModel | EmbedModel | FakeModel, Field(discriminator="backend")
+]
+BACKENDS = ("engine", "openai", "litellm", "embed", "fake")

@@ -156,7 +156,7 @@ t.yaml:3:11: models.small.backend: there is no such backend; did you mean 'engin
 t.yaml:4:28: models.large.base_url: must be http:// or https:// with a host, such as https://api.openai.com/v1
 t.yaml:4:58: models.large.api_key: the environment variable NOPE is not set
 t.yaml:4:77: models.large.prise: unknown key; did you mean 'price'?
-t.yaml:5:3: models.claude: needs `backend`, one of engine, openai, litellm, fake
+t.yaml:5:3: models.claude: needs `backend`, one of engine, openai, litellm, embed, fake
 t.yaml:6:3: models.bad name: a name is 1 to 200 printable characters without spaces
 t.yaml:7:38: models.other.fallbacks[0]: there is no model 'smal'; did you mean 'small'?
 t.yaml:9:24: routes.auto.large: there is no model 'larg'; did you mean 'large'?
