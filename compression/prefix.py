@@ -213,10 +213,12 @@ def _longest(options: Sequence[Option], seed: bytes, known: Callable[[bytes], bo
         ahead: list[_Path] = []
         for path in paths:
             ahead += _steps(path, option, known)
-        paths = ahead[:_PATHS]
-        if not paths:
+        if not ahead:
             break
-        best = max([best, *paths], key=lambda path: path.tokens)
+        # Those that found most; and the one that left out most, as it does not die of what was never sent.
+        ahead.sort(key=lambda path: -path.tokens)
+        paths = ahead if len(ahead) <= _PATHS else [*ahead[: _PATHS - 1], ahead[-1]]
+        best = max(best, paths[0], key=lambda path: path.tokens)
     return best
 
 
