@@ -39,19 +39,33 @@ class Admit:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Raises Forbidden, ModelNotFound, LimitExceeded, BudgetExceeded, StoreUnavailable or LedgerUnavailable."""
-        model = exchange.original.model
-        caller, catalogue = exchange.caller, self._catalogue
-        exchange.targets = allow(caller, catalogue, model)
-        exchange.pair = catalogue.pair(model)
-        if not self._ledger.accepting:
-            raise LedgerUnavailable("the ledger cannot be written, so no paid work is taken on; try again shortly")
-        limits = caller.tenant.limits
+        self._resolve(exchange, exchange.original.model)
+        limits = exchange.tenant.limits
         if not limits.any:
             exchange.note(self.name, "admitted", "no limits")
             return
         ask = worst_case(exchange.original, exchange.targets)
-        exchange.facts["reservation"] = await self._limiter.reserve(caller.tenant.name, limits, ask)
+        await self._reserve(exchange, ask)
         exchange.note(self.name, "admitted", tokens_before=ask.tokens, cost_microusd=ask.microusd)
+
+    async def unanswered(self, exchange: Exchange) -> None:
+        """Admit what no model will answer: it counts as one request and as no tokens. The receipt's model may be "":
+        then nobody is asked for it. Raises the same."""
+        self._resolve(exchange, exchange.receipt.model)
+        if exchange.tenant.limits.any:
+            await self._reserve(exchange, Ask())
+        exchange.note(self.name, "admitted", "no model answers")
+
+    def _resolve(self, exchange: Exchange, model: str) -> None:
+        if model:
+            exchange.targets = allow(exchange.caller, self._catalogue, model)
+            exchange.pair = self._catalogue.pair(model)
+        if not self._ledger.accepting:
+            raise LedgerUnavailable("the ledger cannot be written, so no paid work is taken on; try again shortly")
+
+    async def _reserve(self, exchange: Exchange, ask: Ask) -> None:
+        tenant = exchange.tenant
+        exchange.facts["reservation"] = await self._limiter.reserve(tenant.name, tenant.limits, ask)
 
 
 def allow(caller: Caller, catalogue: Catalogue, model: str) -> tuple[Target, ...]:

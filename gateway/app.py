@@ -23,6 +23,7 @@ from ..protocol.errors import Internal, MethodNotAllowed, NotFound, TrimtabError
 from ..protocol.messages import Request as ParsedRequest
 from . import anthropic, metrics, models, receipts, responses
 from .admit import allow
+from .compress_endpoint import CompressEndpoint
 from .endpoint import Endpoint
 from .live import Gateway
 from .wire import JSON, ClientGone, Message, error_headers, send_bytes, send_error
@@ -63,6 +64,7 @@ def _hot(gateway: Gateway) -> dict[str, ASGIApp]:
         "/embeddings": Endpoint(gateway, "embeddings"),
         "/messages": Endpoint(gateway, "chat", anthropic),
         "/responses": Endpoint(gateway, "chat", responses),
+        "/compress": CompressEndpoint(gateway),
     }
     return {prefix + path: endpoint for path, endpoint in endpoints.items() for prefix in ("/v1", "")}
 

@@ -1,4 +1,4 @@
-"""The command line: `trimtab serve | check | keys | fetch | demo`.
+"""The command line: `trimtab serve | check | explain | keys | fetch | demo`.
 
 Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
 """
@@ -18,8 +18,21 @@ _EPILOG = """examples:
   trimtab serve                          the small bundled model on http://127.0.0.1:4000, no keys, this machine only
   trimtab serve -c trimtab.yaml          models, routes, tenants and policies from a file; a change is picked up live
   trimtab check trimtab.yaml             everything wrong with the file, with line numbers (a LiteLLM file is fine too)
+  trimtab explain request.json           what every stage would do to a request, as a coloured diff; nothing is sent
   trimtab keys new acme                  a key for the tenant 'acme', and the line for the file
   trimtab demo                           a few requests through the openai client, and what each one cost
+"""
+
+_EXPLAIN_EPILOG = """examples:
+  trimtab explain request.json -c trimtab.yaml --tenant acme
+  trimtab explain request.json --full | less      every word of what would change
+  trimtab explain request.json --json | jq .tokens_after
+  curl -s https://example.com/request.json | trimtab explain - --tenant acme
+
+a request is what a client would POST:
+  {"model": "auto", "messages": [{"role": "user", "content": "..."}], "trimtab": {"query": "..."}}
+
+exit status: 0 explained; 1 the configuration or the request is wrong; 2 the command line is, or the tenant unknown
 """
 
 
@@ -49,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_serve(commands)
     _add_check(commands)
+    _add_explain(commands)
     _add_keys(commands)
     _add_fetch(commands)
     _add_demo(commands)
@@ -61,14 +75,7 @@ if TYPE_CHECKING:
 
 def _add_serve(commands: Commands) -> None:
     serve = commands.add_parser("serve", help="run the gateway", description="Run the gateway.")
-    serve.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        default=_env_path("TRIMTAB_CONFIG", "CONFIG_FILE_PATH"),
-        metavar="FILE",
-        help="configuration file, ours or LiteLLM's (default: $TRIMTAB_CONFIG, else none: one local tenant)",
-    )
+    _add_config(serve)
     serve.add_argument("--host", help="address to listen on (default: the file's, else 127.0.0.1)")
     serve.add_argument(
         "--port", type=int, help="port to listen on, 0 for any free one (default: the file's, else 4000)"
@@ -80,6 +87,17 @@ def _add_serve(commands: Commands) -> None:
     serve.set_defaults(run=_serve)
 
 
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=_env_path("TRIMTAB_CONFIG", "CONFIG_FILE_PATH"),
+        metavar="FILE",
+        help="configuration file, ours or LiteLLM's (default: $TRIMTAB_CONFIG, else none: one local tenant)",
+    )
+
+
 def _add_check(commands: Commands) -> None:
     check = commands.add_parser(
         "check",
@@ -88,6 +106,33 @@ def _add_check(commands: Commands) -> None:
     )
     check.add_argument("file", type=Path)
     check.set_defaults(run=_check)
+
+
+def _add_explain(commands: Commands) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="show what would be done to a request",
+        description="Show what every stage would do to a request, and why: a dry run. Nothing is sent to a model that\n"
+        "answers, nothing is counted, nothing is kept. Removed text is red, added text is green; without\n"
+        "colours they are [-removed-] and {+added+}.",
+        epilog=_EXPLAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explain.add_argument(
+        "request", metavar="REQUEST", help="a file with a request's JSON body, or - for standard input"
+    )
+    explain.add_argument(
+        "-t", "--tenant", metavar="NAME", help="whose policy applies (may be left out if the file has one tenant)"
+    )
+    _add_config(explain)
+    explain.add_argument(
+        "--protocol",
+        choices=("chat", "completions", "messages", "responses"),
+        help="what the request is (default: seen from its fields); messages is Anthropic's",
+    )
+    explain.add_argument("--full", action="store_true", help="leave nothing out, however long")
+    explain.add_argument("--json", action="store_true", help="print JSON: the stages' lines, and the request as sent")
+    explain.set_defaults(run=_explain)
 
 
 def _add_keys(commands: Commands) -> None:
@@ -137,6 +182,12 @@ def _check(args: argparse.Namespace) -> int:
     from .commands import check
 
     return check.run(args.file)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from .commands import explain
+
+    return explain.run(args)
 
 
 def _keys_new(args: argparse.Namespace) -> int:

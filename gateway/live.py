@@ -18,8 +18,10 @@ from typing import Any
 from .. import __version__
 from ..backends.base import Backend
 from ..backends.registry import create
+from ..compression.compress import Compress
+from ..compression.prune import Prune
 from ..protocol.errors import Draining, InvalidKey, Overloaded, TrimtabError
-from ..protocol.exchange import Caller, Exchange, Price, Receipt, Target
+from ..protocol.exchange import Caller, Exchange, Price, Receipt, Stage, Target
 from ..protocol.messages import Request
 from .admit import Admit
 from .answer import Answer
@@ -48,6 +50,7 @@ class Live:
     config: Config
     keys: KeyRing
     catalogue: Catalogue
+    admit: Admit
     pipeline: Pipeline
     answer: Answer
     max_body: int
@@ -61,6 +64,11 @@ class Live:
         if key is None:
             raise InvalidKey("no API key was given: send 'Authorization: Bearer <key>'")
         raise InvalidKey("the API key is not known here")
+
+    @property
+    def compression(self) -> list[Stage]:
+        """The stages that make a request smaller."""
+        return [stage for stage in self.pipeline.stages if stage.name in (Prune.name, Compress.name)]
 
     def price(self, exchange: Exchange) -> Price:
         for target in exchange.targets:
@@ -188,9 +196,20 @@ class Gateway:
             raise Overloaded("the gateway has as many requests in flight as it accepts; try again", retry_after=1)
 
     def exchange(
-        self, request_id: str, request: Request, caller: Caller, headers: RawHeaders, started: float
+        self,
+        request_id: str,
+        request: Request,
+        caller: Caller,
+        headers: RawHeaders,
+        started: float,
+        *,
+        kind: str = "",
+        model: str | None = None,
     ) -> Exchange:
-        """Raises InvalidRequest for a wrong field `trimtab`, which is gone from the request that the exchange holds."""
+        """`kind` and `model` are what the receipt calls it, if not what the request says.
+
+        Raises InvalidRequest for a wrong field `trimtab`, which is gone from the request that the exchange holds.
+        """
         said: dict[str, Any] = {}
         if FIELD in request.fields:
             request, said = read_field(request)
@@ -198,8 +217,8 @@ class Gateway:
             id=request_id,
             tenant=caller.tenant.name,
             at=self._wall(),
-            model=request.model,
-            kind=request.kind,
+            model=request.model if model is None else model,
+            kind=kind or request.kind,
             stream=request.stream,
         )
         controls = read_controls(headers)
@@ -277,11 +296,13 @@ class Gateway:
             config.names,
             [name for name, entry in (*config.models.items(), *config.routes.items()) if not entry.listed],
         )
+        admit = Admit(catalogue, self.limiter, self.ledger)
         return Live(
             config=config,
             keys=KeyRing(config),
             catalogue=catalogue,
-            pipeline=Pipeline(Admit(catalogue, self.limiter, self.ledger), optimisations()),
+            admit=admit,
+            pipeline=Pipeline(admit, optimisations()),
             answer=Answer(catalogue),
             max_body=config.server.max_body_mb << 20,
         )

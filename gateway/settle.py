@@ -42,7 +42,7 @@ class Settle:
         receipt.outcome = outcome
         receipt.status = status
         receipt.usage = usage
-        receipt.priced = price.known
+        receipt.priced = price.known or not receipt.attempts  # where nobody was called, nothing is owed
         receipt.cost_microusd = price.of(usage) + charged(exchange)
         receipt.saved_microusd = _saved(exchange, price)
         receipt.total_ms = round((self._clock() - exchange.started) * 1000, 3)
@@ -76,6 +76,6 @@ def _saved(exchange: Exchange, price: Price) -> int:
         return 0
     saved = sum(line.saved_microusd or 0 for line in exchange.receipt.lines)
     first = exchange.targets[0].price if exchange.targets else price
-    if not saved or price.input == first.input:
+    if not saved or price.input == first.input or not exchange.receipt.target:
         return saved
     return saved * price.input // first.input if first.input else 0

@@ -1,0 +1,117 @@
+"""`POST /v1/compress`: messages in, compressed messages and what was done to them out. Nothing is sent upstream.
+
+For those who call their provider by themselves and want only this. It counts as one request of the tenant, and costs
+what a model that a stage called costs, which is nothing unless the tenant's policy asks for summaries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..compression.policy import CompressionPolicy
+from ..protocol.errors import Internal, InvalidRequest, TrimtabError
+from ..protocol.exchange import Caller, Exchange
+from ..protocol.messages import Request, Usage
+from .prompt_size import prompt_tokens
+from .tighten import tightened
+from .wire import JSON, ClientGone, Receive, Scope, Send, read_body, send_bytes, send_error
+
+if TYPE_CHECKING:
+    from .live import Gateway, Live
+
+log = logging.getLogger("trimtab.endpoint")
+
+KIND = "compress"
+_FIELDS = ("messages", "tools", "functions")
+_encode = msgspec.json.Encoder().encode
+
+
+class CompressEndpoint:
+    """A plain ASGI callable, as gateway/endpoint.py's are."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gateway = self._gateway
+        started = time.monotonic()
+        request_id = gateway.new_id()
+        gateway.enter()
+        try:
+            live = gateway.live
+            caller = live.authenticate(scope["headers"])
+            gateway.check_open()
+            body = await read_body(scope, receive, live.max_body)
+            exchange = self._exchange(caller, body, request_id, scope, started)
+            await self._compress(live, exchange)
+            told = await asyncio.to_thread(_told, exchange)
+            stamp = (b"x-request-id", request_id.encode())
+            await send_bytes(send, 200, [JSON, stamp, *live.limit_headers(exchange)], told)
+        except ClientGone:
+            return
+        except TrimtabError as e:
+            gateway.metrics.rejected(e.code)
+            await send_error(send, e, request_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            error = Internal("an internal error; the log has it under this request id")
+            await send_error(send, error, request_id)
+        finally:
+            gateway.leave()
+
+    def _exchange(self, caller: Caller, body: bytes, request_id: str, scope: Scope, started: float) -> Exchange:
+        """Raises what is wrong with the request."""
+        asked = Request.parse("chat", body)
+        if not isinstance(asked.get("messages"), list):
+            raise InvalidRequest("'messages' must be a list of chat messages", param="messages")
+        wished = asked.get("policy")
+        if wished is not None:
+            caller = _under(caller, wished)
+        model = asked.model if "model" in asked.fields else ""
+        request = asked.with_fields(policy=None, stream=None)
+        return self._gateway.exchange(request_id, request, caller, scope["headers"], started, kind=KIND, model=model)
+
+    async def _compress(self, live: Live, exchange: Exchange) -> None:
+        """Raises what admission raises; afterwards the books on it are closed."""
+        await live.admit.unanswered(exchange)
+        outcome, status = "error", 500
+        try:
+            await live.pipeline.optimise(exchange, live.compression)
+            exchange.spent = Usage()
+            outcome, status = "ok", 200
+        finally:
+            self._gateway.settle(exchange, live, outcome, status)
+
+
+def _under(caller: Caller, wished: Any) -> Caller:
+    """The caller with its tenant's policy tightened."""
+    tenant = caller.tenant
+    policies = {**tenant.policies, CompressionPolicy: tightened(tenant.policy(CompressionPolicy), wished)}
+    return replace(caller, tenant=replace(tenant, policies=policies))
+
+
+def _told(exchange: Exchange) -> bytes:
+    """The answer's body. The messages and tools are the bytes that the stages left, not written anew."""
+    receipt, working = exchange.receipt, exchange.working
+    model = exchange.targets[0].upstream_model if exchange.targets else ""
+    before, after = prompt_tokens(exchange.original, model), prompt_tokens(working, model)
+    return _encode(
+        {
+            "object": "trimtab.compression",
+            "id": exchange.id,
+            **{name: working.fields[name] for name in _FIELDS if name in working.fields},
+            "tokens_before": before,
+            "tokens_after": after,
+            "ratio": round(after / before, 4) if before else 1.0,
+            "cost_usd": receipt.cost_microusd / 1e6,
+            "saved_usd": receipt.saved_microusd / 1e6,
+            "lines": receipt.lines,
+            "charges": receipt.charges,
+        }
+    )
