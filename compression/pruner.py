@@ -1,0 +1,250 @@
+"""Which units of a message stay, given how they score: pure, and the same for the same input.
+
+The conformal set for the recall asked for, then what it needs to be understood (the sentence before a pronoun, the
+heading above, what a second look with the names found brings), what stays whatever it scores, and more by score until
+the tenant's floor is met. It knows neither where vectors come from nor what a request is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import cohesion
+from .abstain import words
+from .conformal import Calibration, keep, relevant
+from .deadline import Deadline
+from .evidence import scores
+from .material import Material, size
+from .units import Unit
+
+Floats = NDArray[np.float64]
+
+_LEAST_UNITS = 3
+_LEAST_GAP = 6  # tokens; a smaller one costs about as much as the mark in its place
+_LEAST_SAVED = 48  # tokens of a message below which its text is better left alone
+_HOP_FROM = 3  # units at the top whose names are followed
+_HOP_RARE = 6  # units in which a name may stand and still lead somewhere
+_HOP_SHARE = 0.1  # of all units that the second look may add, and three at least
+_CHAIN = 3  # sentences that are kept in front of a pronoun
+_ALIKE = 0.98  # cosine of near-duplicates
+_MOST_COMPARED = 1500  # units that are compared with one another
+_DATA = frozenset({"row", "record", "line"})
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """`floor` is the share of the message's tokens that must stay, `beside` its tokens that are no unit; `strings` are
+    texts that the caller wants kept."""
+
+    recall: float
+    floor: float
+    beside: int = 0
+    strings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """`kept[i]` is whether unit i stays; `why` says why all of them do. Sizes are in tokens."""
+
+    kept: tuple[bool, ...]
+    why: str | None
+    removed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def select(
+    material: Material,
+    query: str,
+    query_vector: NDArray[Any],
+    vectors: NDArray[Any],
+    terms: Terms,
+    calibration: Calibration,
+    deadline: Deadline | None = None,
+) -> Selection:
+    """What stays of a material for a question. Rows of `vectors` are those of the units. Raises OutOfTime."""
+    units = material.units
+    if len(units) <= _LEAST_UNITS:
+        return _everything(units, "there is too little to choose from")
+    scored = scores(query, units, query_vector, vectors)
+    if not relevant(scored, calibration):
+        return _everything(units, "nothing scored as relevant")
+    choice = _Choice(material, query, np.asarray(vectors), scored, terms, calibration, deadline)
+    kept = choice.make(np.asarray(query_vector))
+    removed = int(choice.sizes[~kept].sum())
+    if removed < _LEAST_SAVED:
+        return _everything(units, "all of it may bear on the question")
+    counts: dict[str, int] = {}
+    for unit, stays in zip(units, kept, strict=True):
+        if not stays:
+            counts[unit.kind] = counts.get(unit.kind, 0) + 1
+    return Selection(tuple(bool(stays) for stays in kept), None, removed, counts)
+
+
+def _everything(units: Sequence[Unit], why: str) -> Selection:
+    return Selection((True,) * len(units), why)
+
+
+class _Choice:
+    """One selection in the making: each step adds units to `kept`, only the duplicates' takes some out."""
+
+    def __init__(
+        self,
+        material: Material,
+        query: str,
+        vectors: NDArray[Any],
+        scored: Floats,
+        terms: Terms,
+        calibration: Calibration,
+        deadline: Deadline | None,
+    ) -> None:
+        self.material, self.units, self.query = material, material.units, query
+        self.vectors, self.scored, self.terms, self.calibration = vectors, scored, terms, calibration
+        self.deadline = deadline
+        self.sizes = np.array([size(unit.text) for unit in self.units])
+        # Of equal scores the earlier unit is the better one, so that the choice never depends on the sort.
+        self.order = np.lexsort((np.arange(len(scored)), -scored))
+
+    def make(self, query_vector: NDArray[Any]) -> NDArray[np.bool_]:
+        kept = keep(self.scored, self.sizes, self.terms.recall, self.calibration).copy()
+        self._check()
+        kept |= self._second_hop(kept, query_vector)
+        self._check()
+        pinned = self._pinned()
+        self._drop_duplicates(kept, pinned)
+        kept |= pinned
+        self._fill(kept, pinned)
+        self._explain(kept)
+        self._close_small_gaps(kept)
+        self._explain(kept)
+        return kept
+
+    def _check(self) -> None:
+        if self.deadline is not None:
+            self.deadline.check()
+
+    def _second_hop(self, kept: NDArray[np.bool_], query_vector: NDArray[Any]) -> NDArray[np.bool_]:
+        """Units that name what the best units name, where the question did not: the second half of a chain of facts."""
+        added = np.zeros_like(kept)
+        top = [int(i) for i in self.order[:_HOP_FROM] if kept[i]]
+        found = self._bridges(top)
+        if not found:
+            return added
+        bridges = list(found)
+        near = np.asarray(query_vector, dtype=np.float64) + self.vectors[top].mean(axis=0)
+        length = float(np.linalg.norm(near))
+        wider = scores(f"{self.query} {' '.join(bridges)}", self.units, near / (length or 1.0), self.vectors)
+        likely = keep(wider, self.sizes, self.terms.recall, self.calibration)
+        able = sorted({i for places in found.values() for i in places if likely[i]}, key=lambda i: (-wider[i], i))
+        most = max(_LEAST_UNITS, math.ceil(_HOP_SHARE * len(self.units)))
+        added[[i for i in able if not kept[i]][:most]] = True
+        return added
+
+    def _bridges(self, top: Sequence[int]) -> dict[str, list[int]]:
+        """Names in the best units that are rare here and not in the question, and the units that they stand in."""
+        asked = self.query.casefold()
+        named = {name for i in top for name in cohesion.names(self.units[i].text) if name.casefold() not in asked}
+        found: dict[str, list[int]] = {}
+        for name in sorted(name for name in named if words(name))[:32]:
+            places = [i for i, unit in enumerate(self.units) if name in unit.text]
+            if 1 < len(places) <= _HOP_RARE:
+                found[name] = places
+        return found
+
+    def _pinned(self) -> NDArray[np.bool_]:
+        """What stays whatever it scores."""
+        pinned = np.array([unit.fixed or (unit.kind in _DATA and cohesion.warns(unit.text)) for unit in self.units])
+        self._pin_polar(pinned)
+        for passage in self.material.passages:
+            for wanted in self.terms.strings:
+                at = passage.text.find(wanted)
+                while at >= 0:
+                    for i in range(passage.first, passage.last):
+                        if self.units[i].start < at + len(wanted) and at < self.units[i].end:
+                            pinned[i] = True
+                    at = passage.text.find(wanted, at + len(wanted))
+        return pinned
+
+    def _pin_polar(self, pinned: NDArray[np.bool_]) -> None:
+        """Where the question turns on "not" or "must", so may every unit that says so about the same things."""
+        asked = set(words(self.query))
+        if not cohesion.polar(self.query) or not asked:
+            return
+        for i, unit in enumerate(self.units):
+            if not pinned[i] and 2 * len(asked & set(words(unit.text))) >= len(asked) and cohesion.polar(unit.text):
+                pinned[i] = True
+
+    def _drop_duplicates(self, kept: NDArray[np.bool_], pinned: NDArray[np.bool_]) -> None:
+        """Of units that say the same, the first stays in place of the others."""
+        first: dict[str, int] = {}
+        for i, unit in enumerate(self.units):
+            if unit.kind in ("heading", "code"):
+                continue
+            original = first.setdefault(cohesion.normal(unit.text) or unit.text, i)
+            if original != i and kept[i] and not pinned[i]:
+                kept[i], kept[original] = False, True
+        prose = [int(i) for i in np.flatnonzero(kept) if self.units[i].kind in ("sentence", "item")]
+        if not 1 < len(prose) <= _MOST_COMPARED:
+            return
+        alike = np.triu(self.vectors[prose] @ self.vectors[prose].T > _ALIKE, 1)
+        for a, b in zip(*np.nonzero(alike), strict=True):
+            i, j = prose[a], prose[b]
+            if kept[i] and kept[j] and not pinned[j] and _same_facts(self.units[i].text, self.units[j].text):
+                kept[j] = False
+
+    def _fill(self, kept: NDArray[np.bool_], pinned: NDArray[np.bool_]) -> None:
+        """More units by score, until there are three and the floor is met."""
+        total = int(self.sizes.sum()) + self.terms.beside
+        least = self.terms.floor * total - self.terms.beside
+        have, count = int(self.sizes[kept].sum()), int(kept.sum())
+        for i in self.order:
+            if have >= least and count >= _LEAST_UNITS:
+                return
+            if not kept[i]:
+                kept[i] = True
+                have, count = have + int(self.sizes[i]), count + 1
+
+    def _explain(self, kept: NDArray[np.bool_]) -> None:
+        """The sentences before those that begin with a pronoun, and what each kept unit stands under."""
+        for i in np.flatnonzero(kept):
+            at, steps = int(i), 0
+            while steps < _CHAIN and self._leans(at):
+                at, steps = at - 1, steps + 1
+                kept[at] = True
+        for i in np.flatnonzero(kept):
+            parent = self.units[i].parent
+            while parent is not None and not kept[parent]:
+                kept[parent] = True
+                parent = self.units[parent].parent
+
+    def _leans(self, at: int) -> bool:
+        unit, before = self.units[at], self.units[at - 1] if at else None
+        near = before is not None and before.document == unit.document and before.kind == "sentence"
+        return near and unit.kind == "sentence" and cohesion.leans_back(unit.text)
+
+    def _close_small_gaps(self, kept: NDArray[np.bool_]) -> None:
+        """A gap that is smaller than its mark is none."""
+        at, n = 0, len(self.units)
+        while at < n:
+            after = at + 1
+            if not kept[at]:
+                while after < n and not kept[after] and self._together(at, after):
+                    after += 1
+                if self.sizes[at:after].sum() < _LEAST_GAP:
+                    kept[at:after] = True
+            at = after
+
+    def _together(self, one: int, other: int) -> bool:
+        """Whether two units that are left out can be one gap."""
+        a, b = self.units[one], self.units[other]
+        return a.document == b.document or (a.kind == "record" and b.kind == "record")
+
+
+def _same_facts(one: str, other: str) -> bool:
+    """Whether two texts give the same numbers and the same negations."""
+    return cohesion.numbers(one) == cohesion.numbers(other) and cohesion.polar(one) == cohesion.polar(other)

@@ -1,0 +1,64 @@
+"""The question that a text asks, where it stands among documents and instructions. Knows no messages."""
+
+from __future__ import annotations
+
+import re
+
+from .abstain import words
+
+_LONGEST = 2000  # characters of a question that are used: where it begins, and more of where it ends
+_LABEL = re.compile(
+    r"^[ \t#>*_]{0,8}(?:(?:user|the|my|your|current|final)[ ])?"
+    r"(?:questions?|query|user query|frage|pregunta|domanda|问题|問題|提问|查询|質問)[ \t*_]{0,4}[:：][ \t*_]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TAG = re.compile(r"<(question|query|user_query|user_question)>", re.IGNORECASE)
+_ANSWER = re.compile(
+    r"^[ \t#>*_]{0,8}(?:(?:final|helpful|your|the|short) )?(?:answers?|response|antwort|respuesta|réponse|答案|回答)"
+    r"[ \t*_]{0,4}[:：]",
+    re.IGNORECASE | re.MULTILINE,
+)
+# A question with one of these speaks of what was asked before it.
+_EARLIER = re.compile(
+    r"\b(?:he|she|it|they|him|her|his|its|their|them|this|that|these|those|there|one|ones|what about|how about|and|er|sie"
+    r"|es|ihn|ihm|ihr|ihre|sein|seine|dies\w*|il|elle|ils|elles|son|sa|ses|leur|él|ella|ellos|su|sus|eso|esto)\b"
+    r"|他|她|它|这|那|呢",
+    re.IGNORECASE,
+)
+
+
+def question(text: str) -> str:
+    """The question in a text outside its documents: what a label or a tag announces as one, else all of it."""
+    found = _tagged(text) or _labelled(text) or text
+    return shortened(found.strip())
+
+
+def shortened(text: str) -> str:
+    """A question of a length that can be scored: the beginning and the end of a long one."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 4]}\n{text[-3 * _LONGEST // 4 :]}"
+
+
+def follows_up(asked: str) -> bool:
+    """Whether a question is short and points at something named before it."""
+    return len(words(asked)) < 8 and _EARLIER.search(asked) is not None
+
+
+def _tagged(text: str) -> str | None:
+    opened = list(_TAG.finditer(text))
+    if not opened:
+        return None
+    last = opened[-1]
+    end = text.find(f"</{last[1]}>", last.end())
+    return text[last.end() : end] if end >= 0 and text[last.end() : end].strip() else None
+
+
+def _labelled(text: str) -> str | None:
+    labels = list(_LABEL.finditer(text))
+    if not labels:
+        return None
+    rest = text[labels[-1].end() :]
+    answer = _ANSWER.search(rest)
+    said = rest[: answer.start()] if answer else rest
+    return said if said.strip() else None
