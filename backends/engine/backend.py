@@ -88,6 +88,12 @@ class EngineBackend:
         """Open a stream; returns once the request is checked and queued."""
         return await self._open(call)
 
+    async def submit(self, begin: Callable[[Loaded], Job], seconds: float) -> None:
+        """Wait for the model, then queue the job that `begin` makes of it, on a thread of its own: the work that other
+        parts of the engine do beside answers. Raises as a call does."""
+        loaded = await self._wait(seconds)
+        self._loop.submit(await asyncio.to_thread(begin, loaded))
+
     async def _open(self, call: Call) -> EngineStream:
         if call.kind == "embeddings":
             raise NotSupported("the bundled engine makes no embeddings", param="model")

@@ -11,25 +11,34 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...protocol.errors import Draining, Internal, ModelUnavailable, Overloaded, TrimtabError
 
 if TYPE_CHECKING:
-    from .runner import Event, Loaded, Run
+    from .runner import Loaded
 
 log = logging.getLogger("trimtab.engine")
+
+
+class Steps(Protocol):
+    """Work that is done a little at a time; `step` gives what came of it, `generated` counts new tokens."""
+
+    generated: int
+    done: bool
+
+    def step(self) -> Sequence[Any]: ...
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """One request: the runs of its prompts, one after another. `cancelled` may be set by anyone at any time."""
 
-    begin: Sequence[Callable[[], Run]]
-    emit: Callable[[Sequence[Event] | TrimtabError | None], None]  # None: all runs are done
+    begin: Sequence[Callable[[], Steps]]
+    emit: Callable[[Sequence[Any] | TrimtabError | None], None]  # None: all runs are done
     cancelled: bool = False
     generated: int = 0  # tokens, so far
-    run: Run | None = None
+    run: Steps | None = None
     at: int = 0
 
 

@@ -131,6 +131,20 @@ class Model:
     @torch.inference_mode()
     def forward(self, tokens: list[int], kv: KV, every: bool = False) -> torch.Tensor:
         """Take `tokens` after what is in `kv`; gives float32 logits [1, vocabulary] of the last, or of `every` one."""
+        x = self._states(tokens, kv)
+        return self._logits(x if every else x[-1:], every)
+
+    @torch.inference_mode()
+    def surprises(self, tokens: list[int], kv: KV, following: list[int]) -> torch.Tensor:
+        """Take `tokens` after what is in `kv`; gives the log-probability, float32 [n] in nats, of each one's successor
+        in `following`. Successors' own logits are exact, the sums over the vocabulary as the model computes."""
+        x = F.rms_norm(self._states(tokens, kv), (self.shape.hidden,), self._norm, self.shape.epsilon)
+        rough = self._head(x.to(self.dtype)).float()
+        own = (self._head_rows[torch.tensor(following, device=self.device)].float() * x).sum(-1)
+        logs: torch.Tensor = own - rough.logsumexp(-1)
+        return logs
+
+    def _states(self, tokens: list[int], kv: KV) -> torch.Tensor:
         start, end = kv.length, kv.length + len(tokens)
         kv.reserve(end, self.shape.context)
         mask = self._mask(start, end)
@@ -141,7 +155,7 @@ class Model:
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
         kv.length = end
-        return self._logits(x if every else x[-1:], every)
+        return x
 
     def _logits(self, x: torch.Tensor, every: bool) -> torch.Tensor:
         x = F.rms_norm(x, (x.shape[-1],), self._norm, self.shape.epsilon)

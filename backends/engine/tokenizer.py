@@ -56,6 +56,11 @@ class Tokenizer:
         ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode`, and where each token stands: (start, end) in characters; several may share a character."""
+        encoded = self._bpe.encode(text, add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of whole answers; control tokens have none."""
         return b"".join(self.bytes[i] for i in ids).decode("utf-8", "replace")
