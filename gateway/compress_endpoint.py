@@ -20,7 +20,7 @@ from ..protocol.exchange import Caller, Exchange
 from ..protocol.messages import Request, Usage
 from .prompt_size import prompt_tokens
 from .tighten import tightened
-from .wire import JSON, ClientGone, Receive, Scope, Send, read_body, send_bytes, send_error
+from .wire import JSON, ClientGone, Headers, Receive, Scope, Send, read_body, send_bytes, send_error
 
 if TYPE_CHECKING:
     from .live import Gateway, Live
@@ -49,10 +49,9 @@ class CompressEndpoint:
             gateway.check_open()
             body = await read_body(scope, receive, live.max_body)
             exchange = self._exchange(caller, body, request_id, scope, started)
-            await self._compress(live, exchange)
+            standing = await self._compress(live, exchange)
             told = await asyncio.to_thread(_told, exchange)
-            stamp = (b"x-request-id", request_id.encode())
-            await send_bytes(send, 200, [JSON, stamp, *live.limit_headers(exchange)], told)
+            await send_bytes(send, 200, [JSON, (b"x-request-id", request_id.encode()), *standing], told)
         except ClientGone:
             return
         except TrimtabError as e:
@@ -68,7 +67,8 @@ class CompressEndpoint:
     def _exchange(self, caller: Caller, body: bytes, request_id: str, scope: Scope, started: float) -> Exchange:
         """Raises what is wrong with the request."""
         asked = Request.parse("chat", body)
-        if not isinstance(asked.get("messages"), list):
+        # Not decoded: a text that no reader of ours takes is to come back as it was, as it would be sent on.
+        if not bytes(asked.fields.get("messages", b"")).startswith(b"["):
             raise InvalidRequest("'messages' must be a list of chat messages", param="messages")
         wished = asked.get("policy")
         if wished is not None:
@@ -77,9 +77,10 @@ class CompressEndpoint:
         request = asked.with_fields(policy=None, stream=None)
         return self._gateway.exchange(request_id, request, caller, scope["headers"], started, kind=KIND, model=model)
 
-    async def _compress(self, live: Live, exchange: Exchange) -> None:
-        """Raises what admission raises; afterwards the books on it are closed."""
+    async def _compress(self, live: Live, exchange: Exchange) -> Headers:
+        """How the tenant's limits stand. Raises what admission raises; afterwards the books on it are closed."""
         await live.admit.unanswered(exchange)
+        standing = live.limit_headers(exchange)
         outcome, status = "error", 500
         try:
             await live.pipeline.optimise(exchange, live.compression)
@@ -87,6 +88,7 @@ class CompressEndpoint:
             outcome, status = "ok", 200
         finally:
             self._gateway.settle(exchange, live, outcome, status)
+        return standing
 
 
 def _under(caller: Caller, wished: Any) -> Caller:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..protocol.errors import InvalidRequest
 from ..protocol.messages import Request
 from ..protocol.tokens import count, estimate_bytes
 
@@ -19,7 +20,11 @@ def prompt_tokens(request: Request, model: str = "") -> int:
     """Tokens of `messages` or `prompt`, and of `tools`, as `model` would count them."""
     texts: list[str] = []
     extra = 0
-    messages = request.get("messages" if request.kind == "chat" else "prompt")
+    field = "messages" if request.kind == "chat" else "prompt"
+    try:
+        messages = request.get(field)
+    except InvalidRequest:  # a lone surrogate, say, which some upstreams take
+        return estimate_bytes(bytes(request.fields[field]))
     for message in messages if isinstance(messages, list) else [messages]:
         extra += FRAME if request.kind == "chat" else 0
         extra += _collect(message, texts)
