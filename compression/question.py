@@ -20,8 +20,8 @@ _ANSWER = re.compile(
 )
 # A question with one of these speaks of what was asked before it.
 _EARLIER = re.compile(
-    r"\b(?:he|she|it|they|him|her|his|its|their|them|this|that|these|those|there|one|ones|what about|how about|and|er|sie"
-    r"|es|ihn|ihm|ihr|ihre|sein|seine|dies\w*|il|elle|ils|elles|son|sa|ses|leur|él|ella|ellos|su|sus|eso|esto)\b"
+    r"\b(?:he|she|it|they|him|her|his|its|their|them|this|that|these|those|there|one|ones|what about|how about|and"
+    r"|er|sie|es|ihn|ihm|ihr|ihre|sein|seine|dies\w*|il|elle|ils|elles|son|sa|ses|leur|él|ella|ellos|su|sus|eso|esto)\b"
     r"|他|她|它|这|那|呢",
     re.IGNORECASE,
 )

@@ -1,0 +1,149 @@
+"""What of a conversation could be pruned, and the question that each message's documents came with.
+
+Causal: what is said of a message depends on it and on those before it, so a conversation that grows keeps its pruned
+beginning. Only a question that the caller names outweighs this, and only for what is new since the last answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from .abstain import everything, words
+from .deadline import Deadline
+from .documents import blocks
+from .material import Material, beside, pruned_before, read, size
+from .prefix import extend
+from .question import follows_up, question, shortened
+from .spans import Conversation, Message, Span
+
+LEAST_RESULT = 400  # tokens of a tool's result below which it is left alone
+LEAST_DOCUMENTS = 150  # tokens of a user message's documents, likewise
+MOST_UNITS = 5000  # in one message: more cannot be embedded in any time that a request has
+_LONGEST_ARGUMENTS = 500  # characters
+_PUNCTUATION = re.compile(r'[{}\[\]":,\\]+')
+
+
+@dataclass(frozen=True, slots=True)
+class Prunable:
+    """One message that has documents or a long result. `why` says why nothing may be left out of it; None: it may.
+
+    `beside` is the tokens of its texts that are no unit. `material` is None where `why` was clear without it.
+    """
+
+    message: int
+    query: str
+    spans: tuple[Span, ...] = ()
+    material: Material | None = None
+    beside: int = 0
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Two fingerprints for a message: of all up to it, and of this with the question that the caller named.
+
+    `new`: it came after the last answer, so a named question counts for it, whatever was decided before.
+    """
+
+    history: bytes
+    asked: bytes
+    new: bool
+
+
+def keys(conversation: Conversation, seed: bytes, named: str | None) -> list[Key]:
+    """One key a message. `seed` holds whatever else decides: tenant, policy."""
+    last_answer = max((m.index for m in conversation.messages if m.role == "assistant"), default=-1)
+    made: list[Key] = []
+    digest = seed
+    for message in conversation.messages:
+        digest = extend(digest, conversation.raw[message.start : message.end])
+        new = message.index > last_answer
+        said = (named or "").encode("utf-8", "surrogatepass")
+        made.append(Key(digest, extend(digest, said) if new and named else digest, new))
+    return made
+
+
+def candidates(conversation: Conversation) -> list[int]:
+    """The messages that are worth a closer look, by their size: cheap."""
+    return [message.index for message in conversation.messages if any(_large(span) for span in message.spans)]
+
+
+def prunable(
+    conversation: Conversation, wanted: Sequence[int], named: str | None, deadline: Deadline
+) -> Iterator[Prunable]:
+    """A closer look at some messages; those without documents are left out. Raises OutOfTime."""
+    asked = _questions(conversation)
+    last_user = max((m.index for m in conversation.messages if m.role == "user"), default=0)
+    for index in wanted:
+        deadline.check()
+        message = conversation.messages[index]
+        query = shortened(named) if named is not None and index >= last_user else asked(index)
+        found = _look(message, query, deadline)
+        if found is not None:
+            yield found
+
+
+def _large(span: Span) -> bool:
+    least = {"text": LEAST_DOCUMENTS, "result": LEAST_RESULT}.get(span.kind)
+    return span.protected is None and least is not None and size(span.text) >= least
+
+
+def _look(message: Message, query: str, deadline: Deadline) -> Prunable | None:
+    spans = tuple(span for span in message.spans if span.protected is None and span.kind in ("text", "result"))
+    if any(pruned_before(span.text) for span in spans):
+        return Prunable(message.index, query, why="it was pruned before")
+    results = message.role != "user"
+    # A question that wants everything wants it of all kinds of material, and is asked before anything is cut.
+    why = everything(query)
+    if why is not None and (results or any(blocks(span.text) for span in spans)):
+        return Prunable(message.index, query, why=why)
+    material = read([span.text for span in spans], results=results, deadline=deadline)
+    covered = sum(size(unit.text) for unit in material.units)
+    if not material.units or covered < (LEAST_RESULT if results else LEAST_DOCUMENTS):
+        return None
+    why = everything(query, data=True) if material.data else None
+    if why is None and len(material.units) > MOST_UNITS:
+        why = "it has more pieces than can be scored in time"
+    rest = max(0, sum(size(span.text) for span in spans) - covered)
+    return Prunable(message.index, query, spans, material, rest, why)
+
+
+def _questions(conversation: Conversation) -> Callable[[int], str]:
+    """The question that was being asked when a message came, by its index."""
+    messages = conversation.messages
+
+    @cache
+    def own(index: int) -> str:
+        """What a user's message asks, without its documents."""
+        texts = [span.text for span in messages[index].spans if span.kind == "text"]
+        return question("\n".join(beside(text, blocks(text)) for text in texts))
+
+    def before(index: int) -> str:
+        """The last question that says something, before a message."""
+        for earlier in range(index - 1, -1, -1):
+            if messages[earlier].role == "user" and words(own(earlier)):
+                return own(earlier)
+        return ""
+
+    def asked(index: int) -> str:
+        if messages[index].role != "user":
+            return f"{before(index)}\n{_arguments(messages, index)}".strip()
+        said = own(index)
+        if not said.strip():
+            return before(index)
+        return f"{before(index)}\n{said}".strip() if follows_up(said) else said
+
+    return asked
+
+
+def _arguments(messages: Sequence[Message], index: int) -> str:
+    """The arguments of the call that a result answers: results stand in the order of their calls."""
+    first = index
+    while first > 0 and messages[first - 1].role == messages[index].role:
+        first -= 1
+    calls = [s.text for s in messages[first - 1].spans if s.kind == "arguments"] if first > 0 else []
+    said = calls[index - first] if index - first < len(calls) else ""
+    return _PUNCTUATION.sub(" ", said[:_LONGEST_ARGUMENTS]).strip()
