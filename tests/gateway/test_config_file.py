@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.backends.registry import MissingExtra
 from trimtab.gateway.config_file import ConfigError, Report, check_file, check_text, load_config
 from trimtab.gateway.config_tree import known_keys
 from trimtab.gateway.keys import hash_key
@@ -274,6 +275,30 @@ def test_what_is_switched_on_without_effect_is_named() -> None:
     )
     assert "5:29: tenants.a.policy.cache.semantic: accepted, has no effect yet" in found
     assert not [line for line in found if "exact" in line or "context" in line or "small_only" in line]
+
+
+TIERS = "{prose: {enabled: true, scorer: %s}, turns: {enabled: true, summarise: true}, context: {enabled: true}}"
+
+
+def test_what_compression_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: object) -> None:
+        raise MissingExtra("the embedder needs what is not installed: pip install 'trimtab[embed]'")
+
+    monkeypatch.setattr("trimtab.gateway.config_notes.check_installed", missing)
+    text = "models: {m: {backend: fake}, e: {backend: %s}}\ntenants: {a: {policy: {compress: %s}}}\n"
+    found = warnings(text % ("fake", TIERS % "null"))
+    assert [line.split(": ", 2)[1].removeprefix("tenants.a.policy.compress.") for line in found] == [
+        "prose",
+        "turns.summarise",
+        "context",
+    ]
+    assert found[2].endswith("pip install 'trimtab[embed]'")
+    found = warnings(text % ("engine", TIERS % "m"))
+    assert "prose.scorer: has no effect: it names no model of `backend: engine`" in found[0]
+    assert len(found) == 2
+    monkeypatch.setattr("trimtab.gateway.config_notes.check_installed", lambda _: None)
+    assert warnings(text % ("engine", TIERS % "e")) == []
+    assert warnings(text % ("fake", "{}")) == []
 
 
 def test_defaults_are_no_reason_for_a_warning() -> None:
