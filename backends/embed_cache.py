@@ -6,20 +6,25 @@ Thread-safety is its owner's: the embedder's worker holds its lock around every 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from hashlib import blake2b
 
 # Beside its bytes, what an entry costs in CPython 3.11: two bytes objects' headers and a place in the ordered dict.
 _OVERHEAD = 250
 
 
-def text_key(model: str, tenant: str, text: str) -> bytes:
-    """16 bytes that stand for a text of a tenant's under a model. Lone surrogates are as good as any character."""
-    digest = blake2b(digest_size=16)
+def text_keys(model: str, tenant: str, texts: Sequence[str]) -> list[bytes]:
+    """16 bytes that stand for each text of a tenant's under a model. Lone surrogates are as good as any character."""
+    base = blake2b(digest_size=16)
     for part in (model, tenant):
         encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(4, "little") + encoded)
-    digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.digest()
+        base.update(len(encoded).to_bytes(4, "little") + encoded)
+    keys = []
+    for text in texts:
+        digest = base.copy()
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        keys.append(digest.digest())
+    return keys
 
 
 class VectorCache:

@@ -1,8 +1,9 @@
-"""Which texts are embedded next: fair between requests, short ones together with short ones. Pure: no thread, no clock.
+"""Which texts are embedded next: fair between requests, short texts together with short ones. Pure: no thread or clock.
 
-A request's share is counted in tokens, by start-time fair queueing (Goyal, Vin, Cheng 1996): each has a tag, the
-lowest goes next and moves up by what it was given; a newcomer starts at the tag that was served last. So one text does
-not wait behind ten thousand, and ten thousand do not wait for ever behind a stream of single ones.
+The request with the fewest texts left goes first, and what room its batch has is filled from the others: most requests
+have a deadline, and this order lets most of them meet it. Every fifth batch goes to the request for several texts that
+was served longest ago. So one text waits for two batches at most behind ten thousand, and ten thousand do not wait for
+ever behind single ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from ..protocol.errors import TrimtabError
 from .embed import Prepared
 
-READ_AT_ONCE = 128  # texts of one request that are read into tokens before others have their turn
+READ_AT_ONCE = 128  # texts of one request that are read into tokens before the next batch
+_OLDEST_EVERY = 5  # batches
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +27,7 @@ class Item:
     text: str
     owners: list[Job] = field(default_factory=list)
     prepared: Prepared | None = None
-    done: bool = False
+    taken: bool = False  # it is in a batch, or was: no owner takes it again
 
     @property
     def size(self) -> int:
@@ -40,18 +42,20 @@ class Job:
     found: dict[bytes, bytes] = field(default_factory=dict)
     unread: deque[Item] = field(default_factory=deque)
     read: deque[Item] = field(default_factory=deque)  # the shortest first
+    asked: int = 0
     left: int = 0
-    tag: int = 0
+    served: int = 0  # the number of the batch that last held a text of it
 
     def ask(self, item: Item) -> None:
         item.owners.append(self)
         self.unread.append(item)
+        self.asked += 1
         self.left += 1
 
-    def skip_done(self) -> None:
-        """Forget at the front what was embedded for another request meanwhile."""
+    def skip_taken(self) -> None:
+        """Forget at the front what another request has had embedded."""
         for queue in (self.read, self.unread):
-            while queue and queue[0].done:
+            while queue and queue[0].taken:
                 queue.popleft()
 
 
@@ -65,18 +69,21 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
-        self._served = 0  # the tag that was served last
+        self._batches = 0
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def add(self, job: Job) -> None:
-        job.tag = self._served
+        job.served = self._batches
         self._jobs.append(job)
 
-    def remove(self, job: Job) -> None:
-        if job in self._jobs:
+    def remove(self, job: Job) -> bool:
+        """Whether it was still there."""
+        known = job in self._jobs
+        if known:
             self._jobs.remove(job)
+        return known
 
     def finished(self) -> list[Job]:
         """The jobs that have all they asked for; they are gone from the queue."""
@@ -89,29 +96,42 @@ class FairQueue:
         return jobs
 
     def to_read(self) -> list[list[Item]]:
-        """The texts that must be read into tokens before the next batch is chosen, by request."""
+        """The texts to read into tokens before the next batch is chosen, by request; hand them back to `was_read`."""
         chunks = []
         for job in self._jobs:
-            job.skip_done()
+            job.skip_taken()
             if not job.read and job.unread:
                 chunks.append([job.unread.popleft() for _ in range(min(READ_AT_ONCE, len(job.unread)))])
                 job.read.extend(chunks[-1])
         return chunks
 
-    def sort_read(self) -> None:
-        """After reading: the shortest first, within each request."""
+    def was_read(self) -> None:
+        """The sizes are known now: the shortest first, within each request."""
         for job in self._jobs:
             job.read = deque(sorted(job.read, key=lambda item: item.size))
 
     def take(self, most_tokens: int, most_texts: int) -> list[Item]:
         """The next batch: texts of one length class, at most so many, with padding at most so many tokens; but one."""
         batch = Batch(most_tokens, most_texts)
-        for job in sorted(self._jobs, key=lambda job: (job.tag, job.left)):
-            job.skip_done()
-            if job.read and not batch.items:
-                self._served = job.tag
-            job.tag += batch.fill(job.read)
+        self._batches += 1
+        for job in self._order():
+            if batch.fill(job.read):
+                job.served = self._batches
         return batch.items
+
+    def _order(self) -> list[Job]:
+        waiting = []
+        for job in self._jobs:
+            job.skip_taken()
+            if job.read:
+                waiting.append(job)
+        waiting.sort(key=lambda job: job.left)
+        several = [job for job in waiting if job.asked > 1]
+        if several and self._batches % _OLDEST_EVERY == 0:
+            oldest = min(several, key=lambda job: job.served)
+            waiting.remove(oldest)
+            waiting.insert(0, oldest)
+        return waiting
 
 
 class Batch:
@@ -122,26 +142,27 @@ class Batch:
         self._longest = 0
         self.items: list[Item] = []
 
-    def fill(self, read: deque[Item]) -> int:
-        """Move what fits from a request's texts, the shortest first; returns the tokens moved."""
-        moved, passed_over = 0, []
-        while read and not self._full(read[0]):
+    def fill(self, read: deque[Item]) -> bool:
+        """Move what fits from a request's texts, the shortest first; whether there was any."""
+        before, passed_over = len(self.items), []
+        while read and self._has_room(read[0]):
             item = read.popleft()
-            if item.done:
+            if item.taken:
                 continue
             if self.items and length_class(item.size) < length_class(self._longest):
                 passed_over.append(item)
                 continue
-            item.done = True  # from here on it is being embedded: no other owner takes it too
+            item.taken = True
             self.items.append(item)
             self._longest = max(self._longest, item.size)
-            moved += item.size
         read.extendleft(reversed(passed_over))
-        return moved
+        return len(self.items) > before
 
-    def _full(self, item: Item) -> bool:
+    def _has_room(self, item: Item) -> bool:
         if not self.items:
-            return False
+            return True
         longest = max(self._longest, item.size)
-        other_class = length_class(item.size) > length_class(self._longest)
-        return other_class or len(self.items) >= self._most_texts or longest * (len(self.items) + 1) > self._most_tokens
+        same_class = length_class(item.size) <= length_class(self._longest)
+        return (
+            same_class and len(self.items) < self._most_texts and longest * (len(self.items) + 1) <= self._most_tokens
+        )

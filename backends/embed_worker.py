@@ -16,8 +16,9 @@ from functools import partial
 
 from ..protocol.errors import Draining, Internal, ModelUnavailable, Overloaded, TrimtabError
 from .embed import Embedded, EmbedOptions, Encoder
-from .embed_cache import VectorCache, text_key
+from .embed_cache import VectorCache, text_keys
 from .embed_queue import FairQueue, Item, Job
+from .embed_text import MOST_CHARS
 
 log = logging.getLogger("trimtab.embed")
 
@@ -90,15 +91,14 @@ class EmbedWorker:
         records = [asked.job.found[key] for key in asked.keys]
         from .embed_vectors import unpack  # numpy: the thread has imported it long since
 
-        vectors, tokens = (
-            unpack(records, self.dimensions) if few else await asyncio.to_thread(unpack, records, self.dimensions)
-        )
-        return Embedded(vectors, tokens)
+        read = partial(unpack, records, self.dimensions)
+        return Embedded(*(read() if few else await asyncio.to_thread(read)))
 
     def _ask(
         self, texts: tuple[str, ...], tenant: str, loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]
     ) -> _Asked:
-        keys = [text_key(self._model, tenant, text) for text in texts]
+        keys = text_keys(self._model, tenant, texts)
+        done.add_done_callback(_retrieve)
         job = Job(partial(_settle, loop, done))
         with self._changed:
             unknown: dict[bytes, str] = {}
@@ -121,11 +121,11 @@ class EmbedWorker:
         if self._failure is not None and self._clock() < self._failed_at + _RETRY_LOAD_S:
             raise ModelUnavailable(self._failure.message, detail=self._failure.detail)
         fresh = {key: text for key, text in unknown.items() if key not in self._pending}
-        chars = sum(map(len, fresh.values()))
+        chars = sum(min(len(text), MOST_CHARS) for text in fresh.values())
         if len(self._pending) + len(fresh) > self._most_waiting or self._waiting_chars + chars > _MOST_WAITING_CHARS:
             raise Overloaded(f"the embedder already has {len(self._pending)} texts waiting", retry_after=1.0)
         for key, text in fresh.items():
-            self._pending[key] = Item(key, text)
+            self._pending[key] = Item(key, text[:MOST_CHARS])
         self._waiting_chars += chars
         for key in unknown:
             job.ask(self._pending[key])
@@ -149,8 +149,14 @@ class EmbedWorker:
                 if self._stopping:
                     return self._give_up(Draining("the embedder is stopping"))
             encoder = self._encoder or self._try_load()
-            if encoder is not None:
+            if encoder is None:
+                continue
+            try:
                 self._round(encoder)
+            except Exception:  # nobody may wait for ever for a thread that is gone
+                log.exception("a batch of texts could not be embedded")
+                with self._changed:
+                    self._give_up(Internal("the texts could not be embedded"))
 
     def _try_load(self) -> Encoder | None:
         """The model, or None, and then whoever waits has been told why."""
@@ -184,7 +190,7 @@ class EmbedWorker:
         for chunk in chunks:
             self._prepare(encoder, chunk)
         with self._changed:
-            self._queue.sort_read()
+            self._queue.was_read()
             batch = self._queue.take(_BATCH_TOKENS, encoder.most_texts)
         outcome = self._encode(encoder, batch)
         with self._changed:
@@ -216,17 +222,35 @@ class EmbedWorker:
             return [None]
 
     def _finish(self, item: Item, record: bytes | None) -> None:
-        self._pending.pop(item.key, None)
-        self._waiting_chars -= len(item.text)
+        self._forget(item)
         if record is not None:
             self._cache.put(item.key, record)
-        for job in item.owners:
+        for job in tuple(item.owners):
             if record is None:
-                self._queue.remove(job)
-                job.settle(Internal("a text could not be embedded"))
+                self._fail(job, Internal("a text could not be embedded"))
             else:
                 job.found[item.key] = record
                 job.left -= 1
+
+    def _fail(self, job: Job, error: TrimtabError) -> None:
+        """End a job; what only it wanted is not embedded any more."""
+        if not self._queue.remove(job):
+            return  # another of its texts has ended it
+        for item in (*job.read, *job.unread):
+            item.owners.remove(job)
+            if not item.owners and not item.taken:
+                self._forget(item)
+        job.settle(error)
+
+    def _forget(self, item: Item) -> None:
+        del self._pending[item.key]
+        self._waiting_chars -= len(item.text)
+
+
+def _retrieve(done: asyncio.Future[None]) -> None:
+    """A call that was cancelled before it waited never looks at its error, and asyncio would complain."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _settle(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], error: TrimtabError | None) -> None:
