@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..protocol.tokens import estimate
 from .block import Block
 from .deadline import Deadline
 from .documents import blocks, instruction
@@ -64,6 +65,15 @@ def read(texts: Sequence[str], *, results: bool, deadline: Deadline | None = Non
         passages.append(Passage(text, parts, base, first, len(found)))
         base += len(parts)
     return Material(tuple(passages), tuple(found))
+
+
+def announcements(material: Material) -> Iterator[tuple[int, int]]:
+    """Documents that go as a whole if no unit of theirs stays, and the tokens of what announces and closes them."""
+    for passage in material.passages:
+        for number, block in enumerate(passage.blocks):
+            if block.kind in _WHOLE:
+                around = passage.text[block.start : block.body_start] + passage.text[block.body_end : block.end]
+                yield passage.base + number, estimate(around)
 
 
 def pruned_before(text: str) -> bool:

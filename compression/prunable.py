@@ -30,14 +30,13 @@ _PUNCTUATION = re.compile(r'[{}\[\]":,\\]+')
 class Prunable:
     """One message that has documents or a long result. `why` says why nothing may be left out of it; None: it may.
 
-    `beside` is the tokens of its texts that are no unit. `material` is None where `why` was clear without it.
+    `material` is None where `why` was clear without it.
     """
 
     message: int
     query: str
     spans: tuple[Span, ...] = ()
     material: Material | None = None
-    beside: int = 0
     why: str | None = None
 
 
@@ -107,8 +106,7 @@ def _look(message: Message, query: str, deadline: Deadline) -> Prunable | None:
     why = everything(query, data=True) if material.data else None
     if why is None and len(material.units) > MOST_UNITS:
         why = "it has more pieces than can be scored in time"
-    rest = max(0, sum(size(span.text) for span in spans) - covered)
-    return Prunable(message.index, query, spans, material, rest, why)
+    return Prunable(message.index, query, spans, material, why)
 
 
 def _questions(conversation: Conversation) -> Callable[[int], str]:

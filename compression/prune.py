@@ -17,7 +17,7 @@ import msgspec
 
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Part, Price
-from ..protocol.tokens import estimate_bytes
+from ..protocol.tokens import estimate, estimate_bytes
 from .deadline import Deadline, OutOfTime
 from .gate import Terms, expansion, worth_trying
 from .memo import Outcome, Recent, Sizes
@@ -212,7 +212,7 @@ class Prune:
             assert job.material is not None
             after = at + 1 + len(job.material.units)
             floor = _worthwhile_floor(plan.conversation.messages[job.message].end // 4, terms)
-            wanted = Wanted(policy.context.recall, floor, job.beside, strings)
+            wanted = Wanted(policy.context.recall, floor, strings)
             selection = select(
                 job.material, job.query, vectors[at], vectors[at + 1 : after], wanted, calibration, deadline
             )
@@ -224,11 +224,12 @@ class Prune:
                 span: without(passage, job.material.units, selection.kept)
                 for span, passage in zip(job.spans, job.material.passages, strict=True)
             }
+            saved = sum(estimate(span.text) - estimate(text) for span, text in texts.items())
             changed = plan.conversation.message_bytes(job.message, texts)
             where = f"messages[{job.message}]"
             parts = [Part(_named(kind, count), where, count=count) for kind, count in sorted(selection.counts.items())]
-            parts[0] = Part(parts[0].what, where, selection.removed, parts[0].count)
-            made[job.message] = Outcome(changed, selection.removed, tuple(parts))
+            parts[0] = Part(parts[0].what, where, saved, parts[0].count)
+            made[job.message] = Outcome(changed, saved, tuple(parts))
         return made
 
     def _send(self, exchange: Exchange, policy: CompressionPolicy, plan: _Plan) -> Sending:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..protocol.tokens import estimate
 from . import cohesion
 from .abstain import words
 from .conformal import Calibration, keep, relevant
 from .deadline import Deadline
 from .evidence import scores
-from .material import Material, size
+from .material import Material, announcements
 from .units import Unit
 
 Floats = NDArray[np.float64]
@@ -39,22 +40,19 @@ _DATA = frozenset({"row", "record", "line"})
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`floor` is the share of the message's tokens that must stay, `beside` its tokens that are no unit; `strings` are
-    texts that the caller wants kept."""
+    """`floor` is the share of the message's tokens that must stay; `strings` are texts that the caller wants kept."""
 
     recall: float
     floor: float
-    beside: int = 0
     strings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`kept[i]` is whether unit i stays; `why` says why all of them do. Sizes are in tokens."""
+    """`kept[i]` is whether unit i stays; `why` says why all of them do; `counts` is what goes, by kind of unit."""
 
     kept: tuple[bool, ...]
     why: str | None
-    removed: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -76,14 +74,13 @@ def select(
         return _everything(units, "nothing scored as relevant")
     choice = _Choice(material, query, np.asarray(vectors), scored, terms, calibration, deadline)
     kept = choice.make(np.asarray(query_vector))
-    removed = int(choice.sizes[~kept].sum())
-    if removed < _LEAST_SAVED:
+    if choice.sizes[~kept].sum() < _LEAST_SAVED:
         return _everything(units, "all of it may bear on the question")
     counts: dict[str, int] = {}
     for unit, stays in zip(units, kept, strict=True):
         if not stays:
             counts[unit.kind] = counts.get(unit.kind, 0) + 1
-    return Selection(tuple(bool(stays) for stays in kept), None, removed, counts)
+    return Selection(tuple(bool(stays) for stays in kept), None, counts)
 
 
 def _everything(units: Sequence[Unit], why: str) -> Selection:
@@ -106,7 +103,7 @@ class _Choice:
         self.material, self.units, self.query = material, material.units, query
         self.vectors, self.scored, self.terms, self.calibration = vectors, scored, terms, calibration
         self.deadline = deadline
-        self.sizes = np.array([size(unit.text) for unit in self.units])
+        self.sizes = np.array([estimate(unit.text) for unit in self.units])
         # Of equal scores the earlier unit is the better one, so that the choice never depends on the sort.
         self.order = np.lexsort((np.arange(len(scored)), -scored))
 
@@ -118,7 +115,7 @@ class _Choice:
         pinned = self._pinned()
         self._drop_duplicates(kept, pinned)
         kept |= pinned
-        self._fill(kept, pinned)
+        self._fill(kept)
         self._explain(kept)
         self._close_small_gaps(kept)
         self._explain(kept)
@@ -197,17 +194,21 @@ class _Choice:
             if kept[i] and kept[j] and not pinned[j] and _same_facts(self.units[i].text, self.units[j].text):
                 kept[j] = False
 
-    def _fill(self, kept: NDArray[np.bool_], pinned: NDArray[np.bool_]) -> None:
+    def _fill(self, kept: NDArray[np.bool_]) -> None:
         """More units by score, until there are three and the floor is met."""
-        total = int(self.sizes.sum()) + self.terms.beside
-        least = self.terms.floor * total - self.terms.beside
-        have, count = int(self.sizes[kept].sum()), int(kept.sum())
+        whole = sum(estimate(passage.text) for passage in self.material.passages)
+        announced = dict(announcements(self.material))
+        for i in np.flatnonzero(kept):
+            announced.pop(self.units[i].document, None)
+        have = whole - int(self.sizes[~kept].sum()) - sum(announced.values())
+        count = int(kept.sum())
         for i in self.order:
-            if have >= least and count >= _LEAST_UNITS:
+            if have >= self.terms.floor * whole and count >= _LEAST_UNITS:
                 return
             if not kept[i]:
                 kept[i] = True
-                have, count = have + int(self.sizes[i]), count + 1
+                have += int(self.sizes[i]) + announced.pop(self.units[i].document, 0)
+                count += 1
 
     def _explain(self, kept: NDArray[np.bool_]) -> None:
         """The sentences before those that begin with a pronoun, and what each kept unit stands under."""
