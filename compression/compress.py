@@ -1,16 +1,251 @@
 """The `compress` stage: the same request in fewer tokens.
 
-A pass-through until compression is built; it says so on every receipt.
+The tiers that an answer could change by come first (lossy.py), each only where the tenant asked for it, then the
+lossless one, then the gate. Lossless comes last so that a reference to an earlier block never points to one that went,
+and so that what it is said to save is saved of what is really sent. The gate weighs the whole change and has the last
+word.
+
+The stage bounds itself: it works on the few threads of `pool.py`, and when its time is over the request goes on as it
+was, but for the beginning that was worked out on an earlier turn.
 """
 
 from __future__ import annotations
 
-from ..protocol.exchange import Exchange
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..protocol.errors import InvalidRequest
+from ..protocol.exchange import Exchange, Part, Target
+from ..protocol.messages import Request
+from .deadline import Deadline, OutOfTime
+from .gate import Terms, worth_trying
+from .lossless import compact_tools
+from .lossy import Draft, Lossy
+from .memo import Recent, Sizes
+from .policy import CompressionPolicy
+from .pool import Busy, Pool
+from .prefix import Option, PrefixMemory, extend
+from .rewriting import LEAST, Rewriting, shown
+from .sending import Sending, choose
+
+if TYPE_CHECKING:
+    from .summaries import Summariser
+
+_GRACE = 0.015  # seconds for reading and for the arithmetic, beside the tiers' own deadline
+_OUTPUT = 512  # expected tokens of an answer
+_NO_TARGET = Target("", "", "")
+_FIELDS = ("messages", "prompt", "tools")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the threads need to know of an exchange."""
+
+    request: Request
+    tenant: str
+    target: Target
+    terms: Terms
+    policy: CompressionPolicy
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What came out: the fields to set, the gate's word, words for the receipt, and what cut it short."""
+
+    fields: dict[str, msgspec.Raw]
+    sending: Sending
+    parts: tuple[Part, ...]
+    late: OutOfTime | None
 
 
 class Compress:
+    """`counts` says how often it did what, and why it did not: for the metrics."""
+
     name = "compress"
     waits = False
 
+    def __init__(
+        self,
+        pool: Pool | None = None,
+        memory: PrefixMemory | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        summariser: Callable[[Exchange], Summariser | None] | None = None,
+        memo_bytes: int = 32 << 20,
+    ) -> None:
+        """`pool` and `memory` may be shared, so that what is remembered outlives a configuration."""
+        self.counts: Counter[str] = Counter()
+        self._pool = pool or Pool()
+        self._memory = memory or PrefixMemory()
+        self._clock = clock
+        self._sizes = Sizes()
+        self._lossy = Lossy(self._pool, self._sizes, clock, summariser)
+        self._rewriting = Rewriting(self._sizes, memo_bytes)
+        self._tools: Recent[bytes] = Recent(memo_bytes // 8)
+        self._pace = 0.0  # seconds a byte, a running mean
+
+    def close(self) -> None:
+        """Wait for the threads; a deadline's length at most."""
+        self._pool.close()
+
     async def __call__(self, exchange: Exchange) -> None:
-        exchange.note(self.name, "off", "no compression in this version")
+        policy = exchange.policy(CompressionPolicy)
+        off = _off(exchange, policy)
+        if off is not None:
+            exchange.note(self.name, "off", off)
+            return
+        size = _size(exchange.working)
+        if size < LEAST:
+            self._leave(exchange, "too small", "too small")
+            return
+        started = self._clock()
+        job = _job(exchange, policy, started)
+        if not worth_trying(size // 4, self._pace * size, job.terms):
+            self._leave(exchange, "not worth the wait", "waiting would cost more than it could save")
+            return
+        try:
+            done = await self._done(exchange, job, size)
+        except (OutOfTime, Busy) as e:
+            self._leave(exchange, e.code, e.message, started)
+            return
+        self._pace += 0.1 * ((self._clock() - started) / size - self._pace)
+        if done is None:
+            self._leave(exchange, "unreadable", "a shape that cannot be changed safely", started)
+        else:
+            self._send(exchange, job, done, started)
+
+    async def _done(self, exchange: Exchange, job: _Job, size: int) -> _Done | None:
+        """None where the request cannot be read safely. Raises OutOfTime or Busy."""
+        if not _any_lossy(job.policy):
+            return await self._pool.run(lambda d: self._weighed(Draft.begin(job.request), job), self._time(job), size)
+        first = await self._pool.run(lambda d: Draft.begin(job.request), self._time(job), size)
+        if first is None:
+            return None
+        draft = await self._lossy(first, exchange, job.policy)
+        job = replace(job, now=self._clock())
+        done = await self._pool.run(lambda d: self._weighed(draft, job), self._time(job), size)
+        if done is not None and draft.lossy and not done.sending.decision.chosen:
+            # Refused for what an answer could lose by it, perhaps; what it cannot lose by stands on its own.
+            plain = replace(first, parts=_refused(draft, done))
+            return await self._pool.run(lambda d: self._weighed(plain, job), self._time(job), size)
+        return done
+
+    def _time(self, job: _Job) -> Deadline:
+        return Deadline(job.policy.deadline_ms / 1000 + _GRACE, self._clock)
+
+    def _weighed(self, draft: Draft | None, job: _Job) -> _Done | None:
+        """On a thread: rewrite, weigh, and put the fields together."""
+        if draft is None:
+            return None
+        deadline = Deadline(job.policy.deadline_ms / 1000, self._clock)
+        head, fields, parts = self._head(job, deadline)
+        versions, more, late = self._rewriting(draft, head, job.tenant, job.policy.lossless, deadline)
+        sending = choose(versions, self._memory, job.tenant, job.target.name, job.terms, job.now, draft.keep)
+        if sending.raw is not None:
+            fields[draft.first.field] = msgspec.Raw(sending.raw)
+        parts += shown((*draft.parts, *more), sending)
+        return _Done(fields, sending, parts, late)
+
+    def _head(self, job: _Job, deadline: Deadline) -> tuple[Option, dict[str, msgspec.Raw], tuple[Part, ...]]:
+        """The tools without the whitespace between their tokens, which no model sees: no tokens are counted for it."""
+        raw = bytes(job.request.fields.get("tools", b""))
+        compact = self._compact(raw, job.policy, deadline) if raw else raw
+        head = Option(compact, compact, len(compact) // 4, len(compact) // 4)
+        if compact == raw:
+            return head, {}, ()
+        part = Part("whitespace between tokens", "tools", why=f"{len(raw) - len(compact)} bytes that no model is shown")
+        return head, {"tools": msgspec.Raw(compact)}, (part,)
+
+    def _compact(self, raw: bytes, policy: CompressionPolicy, deadline: Deadline) -> bytes:
+        key = extend(b"tools", raw)
+        known = self._tools.get(key) if policy.lossless else raw
+        if known is None:
+            try:
+                known = compact_tools(raw, deadline) or raw
+            except OutOfTime:
+                return raw
+            self._tools.put(key, known, len(known) + 128)
+        return known
+
+    def _leave(self, exchange: Exchange, label: str, reason: str, started: float | None = None) -> None:
+        self.counts[label] += 1
+        exchange.note(self.name, "left alone", reason, ms=None if started is None else self._ms(started))
+
+    def _send(self, exchange: Exchange, job: _Job, done: _Done, started: float) -> None:
+        sending = done.sending
+        self._memory.store(job.tenant, job.target.name, sending.digests, job.now)
+        if done.fields:
+            exchange.working = exchange.working.with_fields(**done.fields)
+        did = "compacted" if done.fields else "left alone"
+        reason = sending.decision.reason if sending.raw is None else None
+        if done.late is not None:
+            self.counts[done.late.code] += 1
+            reason = done.late.message
+        self.counts[did] += 1
+        self.counts["verifier refused"] = self._rewriting.refused
+        exchange.note(
+            self.name,
+            did,
+            reason,
+            tokens_before=sending.tokens_before,
+            tokens_after=sending.tokens_after,
+            saved_microusd=sending.decision.saved_microusd,
+            ms=self._ms(started),
+            parts=list(done.parts),
+        )
+
+    def _ms(self, started: float) -> float:
+        return round((self._clock() - started) * 1000, 3)
+
+
+def _off(exchange: Exchange, policy: CompressionPolicy) -> str | None:
+    if exchange.facts.get("compress") is False:
+        return "the caller asked for it"
+    if exchange.working.kind == "embeddings":
+        return "embeddings are of the text as it is"
+    if not policy.lossless and not _any_lossy(policy):
+        return "the tenant's policy"
+    return None
+
+
+def _any_lossy(policy: CompressionPolicy) -> bool:
+    return policy.turns.enabled or policy.demonstrations.enabled or policy.prose.enabled or policy.tools.enabled
+
+
+def _size(request: Request) -> int:
+    """Bytes of what could be changed; the whole body's where that is small already."""
+    if len(request.body) < LEAST and not request.edited:
+        return len(request.body)
+    return sum(len(bytes(request.fields[name])) for name in _FIELDS if name in request.fields)
+
+
+def _job(exchange: Exchange, policy: CompressionPolicy, now: float) -> _Job:
+    target = exchange.targets[0] if exchange.targets else _NO_TARGET
+    terms = Terms.of(
+        target.price,
+        target.backend,
+        target.upstream_model,
+        output=_expected_output(exchange.working),
+        usd_per_s=policy.usd_per_s,
+        floor=policy.floor,
+    )
+    return _Job(exchange.working, exchange.tenant.name, target, terms, policy, now)
+
+
+def _expected_output(request: Request) -> int:
+    try:
+        most = request.max_output
+    except InvalidRequest:
+        return _OUTPUT  # whoever answers will say what is wrong with it
+    return _OUTPUT if most is None else min(most, _OUTPUT)
+
+
+def _refused(draft: Draft, done: _Done) -> tuple[Part, ...]:
+    """What the tiers would have done, with the gate's reason why they did not."""
+    why = done.sending.decision.reason
+    return tuple(msgspec.structs.replace(part, tokens=0, count=0, why=part.why or why) for part in draft.parts)

@@ -21,7 +21,8 @@ from .spans import Conversation, Span
 class Versions:
     """A conversation as it came and as it could be: per message the new bytes (None: left out) and both token counts.
 
-    `head` is what stands before the messages for the model, the tools, in both versions.
+    `head` is what stands before the messages for the model, the tools, in both versions. `leans` says of each message
+    whether its changed version refers to a changed one before it; empty: none does.
     """
 
     conversation: Conversation
@@ -29,6 +30,7 @@ class Versions:
     tokens: tuple[int, ...]
     tokens_changed: tuple[int, ...]
     head: Option
+    leans: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, conversation: Conversation, proposal: Proposal, sizes: Sizes, head: Option) -> Versions:
@@ -63,6 +65,17 @@ class Versions:
         """Tokens up to the last `cache_control` mark, the head included; 0 without one."""
         frozen = [size for size, m in zip(self.tokens, self.conversation.messages, strict=True) if m.frozen]
         return self.head.tokens + sum(frozen) if frozen else 0
+
+    def upright(self, taken: Sequence[bool]) -> tuple[bool, ...]:
+        """The same choice without changed messages that lean on one which goes as it came."""
+        if not any(self.leans):
+            return tuple(taken)
+        out, whole = [], True
+        for i, take in enumerate(taken):
+            stands = take and (whole or not self.leans[i])
+            out.append(stands)
+            whole = whole and (stands or self.changed[i] == self.original(i))
+        return tuple(out)
 
     def assemble(self, taken: Sequence[bool]) -> bytes:
         """The field with the changed version of every message that is `taken`; what stands between them stays."""
@@ -110,22 +123,30 @@ def choose(
     if all(option.changed == option.original for option in options):
         return _as_it_came(options, target)
     walk = memory.walk(tenant, target, options, now)
-    goes_on = bool(versions.head.tokens) or any(m.role == "assistant" for m in versions.conversation.messages)
-    terms = replace(terms, marked=versions.marked(), again=1.0 if goes_on else memory.again(tenant, target))
-    before, after = sum(o.tokens for o in options), sum(o.tokens_changed for o in options)
-    mixed = sum(o.tokens_changed if take else o.tokens for o, take in zip(options, walk.choice, strict=True))
+    every = (True,) * len(options)
+    ways = [(False,) * len(options), (walk.choice[0], *versions.upright(walk.choice[1:]))]
+    if not walk.remembered or None in versions.changed:
+        # What was sent stays as it was sent, also where no provider holds it: all of it changes only if turns go.
+        ways.append(every)
+    beginnings = (walk.original, walk.mixed, walk.changed)
     candidates = [
-        Candidate(before, walk.original),
-        Candidate(mixed, walk.mixed, keep),
-        Candidate(after, walk.changed, keep),
+        Candidate(_tokens(options, way), beginning, keep if i else 1.0)
+        for i, (way, beginning) in enumerate(zip(ways, beginnings, strict=False))
     ]
-    decision = decide(candidates, terms, walk.instead)
-    taken = ((False,) * len(options), walk.choice, (True,) * len(options))[decision.chosen]
+    settled = walk.mixed > walk.original  # a change that was made is not taken back for what the next turn may bring
+    goes_on = bool(versions.head.tokens) or any(m.role == "assistant" for m in versions.conversation.messages)
+    again = 0.0 if settled else 1.0 if goes_on else memory.again(tenant, target)
+    decision = decide(candidates, replace(terms, marked=versions.marked(), again=again), walk.instead)
+    taken = ways[decision.chosen]
     pieces = [o.changed if take else o.original for o, take in zip(options, taken, strict=True)]
     digests = chain((piece for piece in pieces if piece is not None), seed(target))
     raw = versions.assemble(taken[1:]) if decision.chosen else None
     size = candidates[decision.chosen].tokens
-    return Sending(decision, raw, taken[0], taken[1:], before, size, digests)
+    return Sending(decision, raw, taken[0], taken[1:], candidates[0].tokens, size, digests)
+
+
+def _tokens(options: Sequence[Option], way: Sequence[bool]) -> int:
+    return sum(o.tokens_changed if take else o.tokens for o, take in zip(options, way, strict=True))
 
 
 def _as_it_came(options: Sequence[Option], target: str) -> Sending:
