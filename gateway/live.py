@@ -33,9 +33,10 @@ from .ledger import Ledger
 from .limits import Limiter, rate_limit_headers
 from .metrics import Metrics
 from .model_config import ModelConfig
-from .pipeline import Pipeline, optimisations
+from .pipeline import Pipeline
 from .retry import RetryPolicy
 from .settle import Settle
+from .stages import Pruning, Stages
 from .wire import Headers, Receive, Scope, read_body
 
 log = logging.getLogger("trimtab.gateway")
@@ -52,6 +53,7 @@ class Live:
     catalogue: Catalogue
     admit: Admit
     pipeline: Pipeline
+    pruning: Pruning
     answer: Answer
     max_body: int
 
@@ -113,6 +115,7 @@ class Gateway:
         self.in_flight = 0
         self.config_error: str | None = None
         self._settle = Settle(limiter, ledger, self.metrics, clock)
+        self._stages = Stages(lambda: self.live.catalogue, clock)
         self._config = config
         self.live = self._build(config)
 
@@ -123,22 +126,32 @@ class Gateway:
         self.ledger.start()
         await self.limiter.start()
         await asyncio.gather(*(self._start(served) for served in self.live.catalogue.all()))
+        await self.live.pruning.start()
         await self._restore_spending(self._config)
 
     async def apply(self, config: Config) -> None:
         """Serve by another configuration from now on. If a new backend cannot start, nothing changes."""
         before = dict(self._backends)
         fresh: list[Served] = []
+        pruning = self.live.pruning
         try:
-            live = self._build(config)
+            live = self._build(config, pruning)
+            pruning = live.pruning
             fresh = [s for name, (_, s) in self._backends.items() if name not in before or before[name][1] is not s]
             await asyncio.gather(*(self._start(served) for served in fresh))
+            if pruning is not self.live.pruning:
+                await pruning.start()
             await self._restore_spending(config)
         except BaseException:
             self._backends = before
+            if pruning is not self.live.pruning:
+                await pruning.close()
             await asyncio.gather(*(served.backend.close() for served in fresh), return_exceptions=True)
             raise
+        outlived = self.live.pruning
         self.live, self._config = live, config
+        if outlived is not pruning:
+            await outlived.close()  # a request that still waits for it goes on unpruned
         kept = {id(served.backend) for _, served in self._backends.values()}
         for _, served in before.values():
             if id(served.backend) not in kept:
@@ -151,6 +164,8 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*retired, return_exceptions=True)
         await asyncio.gather(*(served.backend.close() for _, served in self._backends.values()), return_exceptions=True)
+        await self.live.pruning.close()
+        await asyncio.to_thread(self._stages.close)
         await self.limiter.close()
         await asyncio.to_thread(self.ledger.close)
 
@@ -288,7 +303,7 @@ class Gateway:
 
     # Building.
 
-    def _build(self, config: Config) -> Live:
+    def _build(self, config: Config, before: Pruning | None = None) -> Live:
         self._backends = {name: (model, self._served(name, model)) for name, model in config.models.items()}
         catalogue = Catalogue(
             [served for _, served in self._backends.values()],
@@ -297,12 +312,14 @@ class Gateway:
             [name for name, entry in (*config.models.items(), *config.routes.items()) if not entry.listed],
         )
         admit = Admit(catalogue, self.limiter, self.ledger)
+        pruning = self._stages.pruning(config, before)
         return Live(
             config=config,
             keys=KeyRing(config),
             catalogue=catalogue,
             admit=admit,
-            pipeline=Pipeline(admit, optimisations()),
+            pipeline=Pipeline(admit, self._stages.optimisations(pruning)),
+            pruning=pruning,
             answer=Answer(catalogue),
             max_body=config.server.max_body_mb << 20,
         )

@@ -8,17 +8,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ..protocol.exchange import Receipt
+from ..protocol.exchange import Receipt, ReceiptLine
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _OVERHEAD = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+_SMALLER = frozenset(("prune", "compress"))
+_SKIPPED = frozenset(("left alone", "left out", "undone"))
+
+# What stands in a reason, and the class that it is counted under: reasons hold figures, labels must not.
+_CLASSES = (
+    ("too small", "too small"),
+    ("nothing to gain", "nothing to gain"),
+    ("too short for the provider", "provider cache"),
+    ("the provider", "provider cache"),
+    ("floor", "floor"),
+    ("longer than", "out of time"),
+    ("no time", "out of time"),
+    ("too slow", "out of time"),
+    ("every compression thread", "busy"),
+    ("shutting down", "busy"),
+    ("cannot be", "unreadable"),
+    ("wait", "not worth the wait"),
+    ("no embedder", "no embedder"),
+    ("not want", "switched off"),
+    ("asked for it", "switched off"),
+    ("no documents", "no documents"),
+    ("failed with", "failed"),
+)
+
+
+@lru_cache(256)
+def reason_class(reason: str | None) -> str:
+    """One of a few words for why a stage did nothing."""
+    return next((name for sign, name in _CLASSES if sign in (reason or "")), "other")
 
 
 class Metrics:
@@ -39,6 +69,15 @@ class Metrics:
         self._tokens = counter("trimtab_tokens", "Tokens, as settled.", "tenant", "model", "direction")
         self._spend = counter("trimtab_spend_usd", "Money spent, as settled.", "tenant", "model")
         self._saved = counter("trimtab_saved_usd", "Money saved net of its cost.", "tenant", "model")
+        self._removed = counter("trimtab_compression_tokens_saved", "Tokens taken out of prompts (estimates).", "stage")
+        self._skipped = counter(
+            "trimtab_compression_skipped", "Requests that a stage left as they were.", "stage", "reason"
+        )
+        self._unverified = Counter(
+            "trimtab_compression_verifier_refusals",
+            "Rewritings that were not provably the same, so that the original went.",
+            registry=self.registry,
+        )
         self._rejected = counter("trimtab_rejected", "Requests refused before any work.", "code")
         self._attempts = counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
         self._duration = histogram(
@@ -95,6 +134,19 @@ class Metrics:
             self._duration(model, receipt.kind).observe(receipt.total_ms / 1000)
         if receipt.stream and receipt.first_byte_ms is not None:
             self._first(model).observe(receipt.first_byte_ms / 1000)
+
+        for line in receipt.lines:
+            if line.stage in _SMALLER:
+                self._smaller(line)
+
+    def _smaller(self, line: ReceiptLine) -> None:
+        if line.did in _SKIPPED:
+            self._skipped(line.stage, reason_class(line.reason)).inc()
+        elif line.tokens_before is not None and line.tokens_after is not None:
+            self._removed(line.stage).inc(max(0, line.tokens_before - line.tokens_after))
+        for part in line.parts:
+            if part.what == "verifier refused":
+                self._unverified.inc()
 
     def overhead(self, seconds: float) -> None:
         self._overhead.observe(seconds)

@@ -10,8 +10,8 @@
     settle     usage, money, receipt, ledger                                   gateway/settle.py
 
 `walk` runs the stages up to `answer`. An answer found on the way ends it. `admit` fails closed: its error is the
-client's. The stages between are optimisations and fail open: what they did is undone and the receipt says why.
-`answer` and `settle` are called by the endpoint, around the sending of the bytes.
+client's. The stages between, which gateway/stages.py builds, are optimisations and fail open: what they did is undone
+and the receipt says why. `answer` and `settle` are called by the endpoint, around the sending of the bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ import logging
 from collections.abc import Coroutine, Generator, Sequence
 from typing import Any
 
-from ..cache.recall import Recall
-from ..compression.compress import Compress
 from ..compression.policy import CompressionPolicy
-from ..compression.prune import Prune
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Stage, Target
 from ..protocol.messages import Request
-from ..routing.plan import Plan
-from ..routing.route import Route
 
 log = logging.getLogger("trimtab.pipeline")
 
@@ -37,14 +32,9 @@ WALK_SECONDS = 0.5  # optimisations that take longer than this together save nob
 SUMMARY_SECONDS = 20.0  # but for a small model's summary, where a tenant asked for one
 
 
-def optimisations() -> list[Stage]:
-    """The stages between `admit` and `answer`, in their order."""
-    return [Recall(), Prune(), Compress(), Plan(), Route()]
-
-
 def patience(policy: CompressionPolicy) -> float:
     """Seconds for all the stages together: the usual, and what a tenant allows its models on top."""
-    seconds = WALK_SECONDS
+    seconds = WALK_SECONDS + policy.deadline_ms / 1000
     if policy.context.enabled:
         seconds += policy.context.deadline_ms / 1000
     if policy.prose.enabled:
