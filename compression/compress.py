@@ -122,29 +122,33 @@ class Compress:
     async def _done(self, exchange: Exchange, job: _Job, size: int) -> _Done | None:
         """None where the request cannot be read safely. Raises OutOfTime or Busy."""
         if not _any_lossy(job.policy):
-            return await self._pool.run(lambda d: self._weighed(Draft.begin(job.request), job), self._time(job), size)
+            return await self._pool.run(
+                lambda d: self._weighed(Draft.begin(job.request), job, d), self._time(job), size
+            )
         first = await self._pool.run(lambda d: Draft.begin(job.request), self._time(job), size)
         if first is None:
             return None
         draft = await self._lossy(first, exchange, job.policy)
         job = replace(job, now=self._clock())
-        done = await self._pool.run(lambda d: self._weighed(draft, job), self._time(job), size)
+        done = await self._pool.run(lambda d: self._weighed(draft, job, d), self._time(job), size)
         if done is not None and draft.lossy and not done.sending.decision.chosen:
             # Refused for what an answer could lose by it, perhaps; what it cannot lose by stands on its own.
             plain = replace(first, parts=_refused(draft, done))
-            return await self._pool.run(lambda d: self._weighed(plain, job), self._time(job), size)
+            return await self._pool.run(lambda d: self._weighed(plain, job, d), self._time(job), size)
         return done
 
     def _time(self, job: _Job) -> Deadline:
         return Deadline(job.policy.deadline_ms / 1000 + _GRACE, self._clock)
 
-    def _weighed(self, draft: Draft | None, job: _Job) -> _Done | None:
-        """On a thread: rewrite, weigh, and put the fields together."""
+    def _weighed(self, draft: Draft | None, job: _Job, patience: Deadline) -> _Done | None:
+        """On a thread: rewrite, weigh, and put the fields together. Raises OutOfTime."""
         if draft is None:
             return None
+        patience.check()
         deadline = Deadline(job.policy.deadline_ms / 1000, self._clock)
         head, fields, parts = self._head(job, deadline)
-        versions, more, late = self._rewriting(draft, head, job.tenant, job.policy.lossless, deadline)
+        versions, more, late = self._rewriting(draft, head, job.tenant, job.policy.lossless, deadline, patience)
+        patience.check()
         sending = choose(versions, self._memory, job.tenant, job.target.name, job.terms, job.now, draft.keep)
         if sending.raw is not None:
             fields[draft.first.field] = msgspec.Raw(sending.raw)

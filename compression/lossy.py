@@ -31,6 +31,7 @@ from .spans import Conversation
 if TYPE_CHECKING:
     from .summaries import Summaries, Summariser
 
+_COUNTING_SECONDS = 0.2
 SUMMARY_SECONDS = 10.0  # a whole answer of a small model; where there is none by then, the turns stay
 
 
@@ -98,7 +99,7 @@ class Lossy:
             except (OutOfTime, Busy) as e:
                 draft = _left(draft, what, e.message)
                 continue
-            draft = self._carried_out(draft, what, proposal, exchange, policy.floor, whole)
+            draft = await self._carried_out(draft, what, proposal, exchange, policy.floor, whole)
         return draft
 
     def _tiers(self, policy: CompressionPolicy, deadline: Deadline) -> list[tuple[str, Tier]]:
@@ -109,7 +110,7 @@ class Lossy:
             tiers.append(("demonstrations", partial(self._demonstrations, policy, deadline)))
         return tiers
 
-    def _carried_out(
+    async def _carried_out(
         self, draft: Draft, what: str, proposal: Proposal, exchange: Exchange, floor: float, whole: int
     ) -> Draft:
         if not proposal:
@@ -117,7 +118,7 @@ class Lossy:
         made = draft.after(proposal)
         if made is None:
             return _left(draft, what, "the result could not be read")
-        keep = sum(self._sizes.of(made.conversation)) / max(1, whole)
+        keep = await self._tokens(made.conversation) / max(1, whole)
         if keep < floor:
             return _left(draft, what, f"it would leave {keep:.0%}, and the floor is {floor:.0%}")
         if _lost(draft.conversation, made.conversation, exchange.facts.get("keep") or ()):
@@ -127,13 +128,15 @@ class Lossy:
     async def _client_tokens(self, draft: Draft, exchange: Exchange) -> int:
         """What the client sent, before any stage: the floor is a share of that."""
         if exchange.working is exchange.original:
-            return await self._pool.run(lambda _: sum(self._sizes.of(draft.first)), _patience(self._clock))
+            return await self._tokens(draft.first)
+        sent = await self._pool.run(lambda _: Conversation.read(exchange.original), self._patience())
+        return await self._tokens(sent or draft.first)
 
-        def count(_: Deadline) -> int:
-            sent = Conversation.read(exchange.original)
-            return sum(self._sizes.of(sent if sent is not None else draft.first))
+    async def _tokens(self, conversation: Conversation) -> int:
+        return sum(await self._pool.run(lambda d: self._sizes.of(conversation, d), self._patience()))
 
-        return await self._pool.run(count, _patience(self._clock))
+    def _patience(self) -> Deadline:
+        return Deadline(_COUNTING_SECONDS, self._clock)
 
     async def _turns(self, policy: CompressionPolicy, deadline: Deadline, draft: Draft, exchange: Exchange) -> Proposal:
         from .turns import dropping, find
@@ -156,10 +159,6 @@ class Lossy:
         from .demonstrations import demonstrations
 
         return await self._pool.run(lambda d: demonstrations(draft.conversation, policy.demonstrations, d), deadline)
-
-
-def _patience(clock: Callable[[], float]) -> Deadline:
-    return Deadline(1.0, clock)
 
 
 def _left(draft: Draft, what: str, why: str) -> Draft:

@@ -13,11 +13,13 @@ from typing import Generic, TypeVar
 
 from ..protocol.exchange import Part
 from ..protocol.tokens import estimate
+from .deadline import Deadline
 from .prefix import extend
 from .spans import Conversation
 
 V = TypeVar("V")
 
+_CHUNK = 65_536  # characters between two looks at the clock
 FRAME = 4  # tokens of a message beside its text: its role and its marks
 
 
@@ -73,14 +75,23 @@ class Sizes:
     def __init__(self, size: int = 4 << 20) -> None:
         self._known: Recent[int] = Recent(size)
 
-    def of(self, conversation: Conversation) -> list[int]:
-        return [self._one(conversation, index) for index in range(len(conversation.messages))]
+    def of(self, conversation: Conversation, deadline: Deadline | None = None) -> list[int]:
+        """One count a message. Raises OutOfTime."""
+        return [self._one(conversation, index, deadline) for index in range(len(conversation.messages))]
 
-    def _one(self, conversation: Conversation, index: int) -> int:
+    def _one(self, conversation: Conversation, index: int, deadline: Deadline | None) -> int:
         message = conversation.messages[index]
         key = extend(b"", conversation.raw[message.start : message.end])
         known = self._known.get(key)
         if known is None:
-            known = FRAME + sum(estimate(span.text) for span in message.spans)
+            known = FRAME + sum(_count(span.text, deadline) for span in message.spans)
             self._known.put(key, known, 128)
         return known
+
+
+def _count(text: str, deadline: Deadline | None) -> int:
+    if deadline is not None:
+        deadline.check()
+    if len(text) <= _CHUNK:
+        return estimate(text)
+    return sum(_count(text[at : at + _CHUNK], deadline) for at in range(0, len(text), _CHUNK))

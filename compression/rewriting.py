@@ -42,23 +42,23 @@ class Rewriting:
         self.refused = 0  # texts that the verifier sent back
 
     def __call__(
-        self, draft: Draft, head: Option, tenant: str, on: bool, deadline: Deadline
+        self, draft: Draft, head: Option, tenant: str, on: bool, deadline: Deadline, patience: Deadline
     ) -> tuple[Versions, tuple[Part, ...], OutOfTime | None]:
         """The request as it came and as it could be, words for the receipt, and what cut the tier short. `on` False:
-        only what is in the draft."""
+        only what is in the draft. The tier has until `deadline`, everything until `patience`: raises OutOfTime."""
         conversation = draft.conversation
         outcomes, late = [Outcome()] * len(conversation.messages), None
         if on:
             outcomes, late = self._outcomes(draft, tenant, deadline)
         changed: list[bytes | None] = [None] * len(draft.first.messages)
         after, leans = [0] * len(changed), [False] * len(changed)
-        sizes = self._sizes.of(conversation)
+        sizes = self._sizes.of(conversation, patience)
         for i, (at, outcome) in enumerate(zip(draft.index, outcomes, strict=True)):
             own = outcome.changed
             changed[at] = _bytes(conversation, i) if own is None else own
             after[at] = max(0, sizes[i] - outcome.saved)
             leans[at] = any(part.what == REFERENCES for part in outcome.parts)
-        before = self._sizes.of(draft.first) if draft.lossy else sizes
+        before = self._sizes.of(draft.first, patience) if draft.lossy else sizes
         parts = relabelled([part for outcome in outcomes for part in outcome.parts], draft.index)
         return Versions(draft.first, tuple(changed), tuple(before), tuple(after), head, tuple(leans)), parts, late
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..protocol.tokens import estimate
+from .deadline import Deadline
 from .gate import Candidate, Decision, Terms, decide
 from .memo import Sizes
 from .prefix import Option, PrefixMemory, chain, seed
@@ -33,12 +34,14 @@ class Versions:
     leans: tuple[bool, ...] = ()
 
     @classmethod
-    def of(cls, conversation: Conversation, proposal: Proposal, sizes: Sizes, head: Option) -> Versions:
-        """What a proposal makes of a conversation."""
+    def of(
+        cls, conversation: Conversation, proposal: Proposal, sizes: Sizes, head: Option, deadline: Deadline
+    ) -> Versions:
+        """What a proposal makes of a conversation. Raises OutOfTime."""
         own: dict[int, dict[Span, str]] = {}
         for span, text in proposal.texts.items():
             own.setdefault(span.message, {})[span] = text
-        tokens = sizes.of(conversation)
+        tokens = sizes.of(conversation, deadline)
         changed: list[bytes | None] = []
         after: list[int] = []
         for i, size in enumerate(tokens):

@@ -1,0 +1,424 @@
+"""The stage as it stands in the pipeline: what goes on, what the receipt says, and what no input can bring about."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimtab.compression.compress import Compress
+from trimtab.compression.deadline import Deadline, OutOfTime
+from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, TurnsPolicy
+from trimtab.compression.pool import Pool
+from trimtab.compression.prefix import PrefixMemory
+from trimtab.compression.proposal import Proposal
+from trimtab.compression.spans import Conversation
+from trimtab.protocol.exchange import Caller, Exchange, Price, Receipt, ReceiptLine, Target, Tenant
+from trimtab.protocol.messages import Kind, Request
+
+PRICED = Target("gpt", "openai", "gpt-4o", Price(2_000_000, 500_000, 8_000_000, known=True))
+ENGINE = Target("smol", "engine", "smol")
+PATIENT = CompressionPolicy(deadline_ms=60_000)
+
+
+def exchange(
+    body: bytes | Mapping[str, Any],
+    policy: CompressionPolicy = PATIENT,
+    kind: Kind = "chat",
+    tenant: str = "a",
+    target: Target = PRICED,
+    **facts: Any,
+) -> Exchange:
+    request = Request.parse(kind, body if isinstance(body, bytes) else json.dumps(body).encode())
+    caller = Caller(Tenant(tenant, policies={CompressionPolicy: policy}))
+    return Exchange("r", request, request, caller, Receipt("r", tenant, 0.0), [], 0.0, (target,), facts=facts)
+
+
+def chat(messages: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    return {"model": "gpt", "messages": messages, **fields}
+
+
+def sent(exchange: Exchange, field: str = "messages") -> bytes:
+    return bytes(exchange.working.fields[field])
+
+
+def line(exchange: Exchange) -> ReceiptLine:
+    (found,) = exchange.receipt.lines
+    return found
+
+
+async def through(stage: Compress, made: Exchange) -> Exchange:
+    await stage(made)
+    return made
+
+
+def records(n: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"id": i, "name": f"part {i}", "price": i * 1.25, "tags": ["a", "b"]} for i in range(start, start + n)]
+
+
+def result(text: str, name: str = "c1") -> list[dict[str, Any]]:
+    call = {"id": name, "type": "function", "function": {"name": "look", "arguments": '{"q":  1.0}'}}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": name, "content": text},
+    ]
+
+
+def agent(text: str, question: str = "What is in stock?") -> list[dict[str, Any]]:
+    system = {"role": "system", "content": "You look things up.  \n" * 90}
+    return [system, {"role": "user", "content": question}, *result(text)]
+
+
+@pytest.fixture
+def stage():  # type: ignore[no-untyped-def]
+    made = Compress(pool=Pool())
+    yield made
+    made.close()
+
+
+# What it does.
+
+
+async def test_a_tool_result_is_compacted_and_the_receipt_says_what_it_saved(stage: Compress) -> None:
+    text = json.dumps(records(40), indent=2)
+    made = await through(stage, exchange(chat(agent(text))))
+    after = json.loads(sent(made))
+    assert json.loads(after[3]["content"]) == records(40)
+    assert len(after[3]["content"]) < 0.8 * len(text)
+    assert after[:3] == json.loads(bytes(made.original.fields["messages"]))[:3]
+    said = line(made)
+    assert (said.stage, said.did, said.reason) == ("compress", "compacted", None)
+    assert said.tokens_before is not None
+    assert said.tokens_after is not None
+    assert said.saved_microusd == (said.tokens_before - said.tokens_after) * 2
+    assert [(part.what, part.where) for part in said.parts] == [("JSON whitespace", "messages[3]")]
+    assert said.ms is not None
+    assert stage.counts["compacted"] == 1
+
+
+async def test_without_a_price_no_money_is_named(stage: Compress) -> None:
+    text = json.dumps(records(40), indent=2)
+    made = await through(stage, exchange(chat(agent(text)), target=Target("x", "fake", "x")))
+    assert line(made).did == "compacted"
+    assert line(made).saved_microusd is None
+
+
+async def test_tools_lose_their_whitespace_and_nothing_is_claimed_for_it(stage: Compress) -> None:
+    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": {"x": 1.0}}} for i in range(20)]
+    body = (
+        b'{"model":"gpt","messages":[{"role":"user","content":"hi"}],"tools":%s}' % json.dumps(tools, indent=4).encode()
+    )
+    made = await through(stage, exchange(body))
+    assert sent(made, "tools") == json.dumps(tools, separators=(",", ":")).encode()
+    assert sent(made) == b'[{"role":"user","content":"hi"}]'
+    said = line(made)
+    assert said.did == "compacted"
+    assert said.tokens_before == said.tokens_after
+    assert not said.saved_microusd
+    assert said.parts[0].where == "tools"
+    assert said.parts[0].tokens == 0
+
+
+async def test_a_legacy_prompt_is_read_too(stage: Compress) -> None:
+    prompt = "What does this say?\n" + json.dumps(records(60), indent=2)
+    made = await through(stage, exchange({"model": "gpt", "prompt": prompt}, kind="completions"))
+    assert line(made).did in ("compacted", "left alone")
+    assert isinstance(json.loads(sent(made, "prompt")), str)
+
+
+# When it does nothing.
+
+
+@pytest.mark.parametrize(
+    ("given_", "did", "reason"),
+    [
+        (exchange(chat([{"role": "user", "content": "hello"}])), "left alone", "too small"),
+        (exchange(chat(agent("x" * 4000)), compress=False), "off", "the caller asked for it"),
+        (exchange(chat(agent("x" * 4000)), CompressionPolicy(lossless=False)), "off", "the tenant's policy"),
+        (
+            exchange({"model": "gpt", "input": "x" * 4000}, kind="embeddings"),
+            "off",
+            "embeddings are of the text as it is",
+        ),
+        (exchange({"model": "gpt", "messages": "x" * 4000}), "left alone", "a shape that cannot be changed safely"),
+        (exchange(chat(agent("plain words " * 400))), "left alone", "nothing to gain"),
+    ],
+)
+async def test_it_says_why_it_does_nothing(stage: Compress, given_: Exchange, did: str, reason: str) -> None:
+    made = await through(stage, given_)
+    assert (line(made).did, line(made).reason) == (did, reason)
+    assert made.working is made.original
+
+
+async def test_a_caller_cannot_switch_it_on(stage: Compress) -> None:
+    off = CompressionPolicy(lossless=False)
+    made = await through(stage, exchange(chat(agent(json.dumps(records(40), indent=2))), off, compress=True))
+    assert line(made).did == "off"
+
+
+async def test_when_every_thread_is_taken_the_request_goes_on(stage: Compress) -> None:
+    pool, release = Pool(threads=1, waiting=0), threading.Event()
+    busy = Compress(pool=pool)
+    taken = asyncio.ensure_future(pool.run(lambda _: release.wait(20), Deadline(30)))
+    await asyncio.sleep(0)
+    made = await through(busy, exchange(chat(agent(json.dumps(records(80), indent=2)))))
+    assert (line(made).did, line(made).reason) == ("left alone", "every compression thread is at work")
+    assert made.working is made.original
+    assert busy.counts["busy"] == 1
+    release.set()
+    await taken
+    busy.close()
+
+
+async def test_a_tenant_whose_time_is_dear_is_not_kept_waiting(stage: Compress) -> None:
+    hurried = CompressionPolicy(deadline_ms=60_000, usd_per_s=1000.0)
+    body = chat(agent(json.dumps(records(80), indent=2)))
+    await through(stage, exchange(body))  # by which the pace is known
+    made = await through(stage, exchange(body, hurried))
+    assert line(made).reason == "waiting would cost more than it could save"
+
+
+# Over the turns of a conversation.
+
+words = st.text(st.sampled_from("ab c\n"), max_size=30)
+logs = st.builds(
+    lambda n, tail: "".join("2026-01-02 started worker\n" for _ in range(n)) + tail, st.integers(0, 40), words
+)
+data = st.builds(lambda n, start: json.dumps(records(n, start), indent=2), st.integers(0, 12), st.integers(0, 3))
+paragraph = st.sampled_from(["The same paragraph, word for word, that several documents quote in full. " * 8, ""])
+texts = st.builds(lambda *parts: "\n\n".join(parts), paragraph, st.one_of(words, logs, data), paragraph)
+
+
+def turn(kind: str, text: str, index: int) -> list[dict[str, Any]]:
+    if kind == "tool":
+        return result(text, f"c{index}")
+    return [{"role": kind, "content": text}]
+
+
+turns = st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool", "tool"]), texts), min_size=2, max_size=7)
+
+
+def conversation(spoken: list[tuple[str, str]]) -> list[list[dict[str, Any]]]:
+    """The messages of every turn, each with those before it."""
+    made: list[dict[str, Any]] = [{"role": "system", "content": "Look things up."}]
+    return [list(made := [*made, *turn(kind, text, i)]) for i, (kind, text) in enumerate(spoken)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(turns, st.sampled_from([PRICED, ENGINE, Target("f", "fake", "f")]))
+def test_what_was_forwarded_stays_a_beginning_of_what_is(spoken: list[tuple[str, str]], target: Target) -> None:
+    async def run() -> None:
+        stage = Compress(pool=Pool())
+        before = b"["
+        for messages in conversation(spoken):
+            made = await through(stage, exchange(chat(messages), target=target))
+            assert sent(made).startswith(before)
+            before = sent(made)[:-1]
+        stage.close()
+
+    asyncio.run(run())
+
+
+@settings(max_examples=60, deadline=None)
+@given(turns)
+def test_the_memory_changes_nothing_but_the_work(spoken: list[tuple[str, str]]) -> None:
+    """Turn by turn with a history that is known, or the last turn alone by a stage that knows nothing: one result.
+
+    For a cache without a minimum: there the gate has nothing to hold against a change, whenever it comes.
+    """
+
+    async def run() -> None:
+        used, fresh = Compress(pool=Pool()), Compress(pool=Pool())
+        for messages in conversation(spoken):
+            last = await through(used, exchange(chat(messages), target=ENGINE))
+        alone = await through(fresh, exchange(chat(conversation(spoken)[-1]), target=ENGINE))
+        assert sent(last) == sent(alone)
+        used.close()
+        fresh.close()
+
+    asyncio.run(run())
+
+
+@settings(max_examples=40, deadline=None)
+@given(turns)
+def test_what_is_compressed_is_not_compressed_further(spoken: list[tuple[str, str]]) -> None:
+    async def run() -> None:
+        stage, again = Compress(pool=Pool()), Compress(pool=Pool())
+        once = await through(stage, exchange(chat(conversation(spoken)[-1]), target=ENGINE))
+        twice = await through(again, exchange(once.working.encode(), target=ENGINE))
+        assert sent(twice) == sent(once)
+        stage.close()
+        again.close()
+
+    asyncio.run(run())
+
+
+async def test_a_beginning_that_a_provider_holds_unchanged_stays_unchanged() -> None:
+    """It came unchanged (the thread was late, say); from then on only what is new is changed."""
+    messages = agent(json.dumps(records(150), indent=2))
+    body = chat(messages)
+    raw = Request.parse("chat", json.dumps(body).encode())
+    memory = PrefixMemory()
+    pieces = [json.dumps(message).encode() for message in messages]
+    memory.remember("a", "gpt", [b"", *pieces], 0.0)
+    stage = Compress(pool=Pool(), memory=memory, clock=lambda: 1.0)
+    more = chat([*messages, *result(json.dumps(records(150), indent=4), "c2")])
+    made = await through(stage, exchange(more))
+    assert sent(made).startswith(bytes(raw.fields["messages"])[:-1])
+    assert (
+        json.loads(json.loads(sent(made))[5]["content"]) == records(150)
+        or "message" in json.loads(sent(made))[5]["content"]
+    )
+    assert line(made).did == "compacted"
+    assert {part.where for part in line(made).parts} == {"messages[5]"}
+    other = await through(stage, exchange(more, tenant="b"))
+    assert not sent(other).startswith(bytes(raw.fields["messages"])[:-1])
+    stage.close()
+
+
+async def test_a_history_that_was_done_stays_done_when_there_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Compress(pool=Pool())
+    messages = agent(json.dumps(records(80), indent=2))
+    first = await through(stage, exchange(chat(messages)))
+
+    def late(conversation: Conversation, deadline: Deadline) -> Proposal:
+        raise OutOfTime("it would have taken longer than 30 ms")
+
+    monkeypatch.setattr("trimtab.compression.rewriting.lossless", late)
+    longer = [*messages, *result(json.dumps(records(90), indent=2), "c2")]
+    second = await through(stage, exchange(chat(longer)))
+    assert sent(second).startswith(sent(first)[:-1])
+    assert json.loads(sent(second))[5] == longer[5]
+    assert line(second).reason == "it would have taken longer than 30 ms"
+    assert stage.counts["out_of_time"] == 1
+    stage.close()
+
+
+async def test_when_nothing_is_done_in_time_the_request_goes_on_as_it_was(stage: Compress) -> None:
+    text = json.dumps(records(3000), indent=2)
+    made = await through(stage, exchange(chat(agent(text)), CompressionPolicy(deadline_ms=0.001)))
+    assert made.working is made.original
+    assert line(made).did == "left alone"
+
+
+# Bad input.
+
+DEEP = b"[" * 100_000
+BAD: dict[str, bytes] = {
+    "malformed JSON in a string": json.dumps(chat(agent('{"a": [1, 2,, "b": ' + '{"x" 1}' * 500))).encode(),
+    "lone surrogates inside": json.dumps(chat(agent('{"a":  "' + "\\ud800" * 900 + '"}'))).encode(),
+    "a mark of order": json.dumps(chat(agent("\ufeff" + json.dumps(records(50), indent=2)))).encode(),
+    "10 MB in one message": json.dumps(chat([{"role": "user", "content": "word " * 2_000_000}])).encode(),
+    "10 MB of JSON": json.dumps(chat(agent(json.dumps(records(120_000), indent=1)))).encode(),
+    "1e5 lines of log": json.dumps(chat(agent("2026-01-02 12:00:00 ERROR failed to connect\n" * 100_000))).encode(),
+    "1e5 lines that differ": json.dumps(chat(agent("\n".join(f"line {i} of it" for i in range(100_000))))).encode(),
+    "brackets for ever in a string": json.dumps(chat(agent(DEEP.decode()))).encode(),
+    "quotes for ever in a string": json.dumps(chat(agent('"' * 100_000))).encode(),
+    "backslashes for ever": json.dumps(chat(agent("\\" * 100_001))).encode(),
+    "nested content": b'{"model":"gpt","messages":[{"role":"user","content":%s%s}]}' % (b"[" * 900, b"]" * 900),
+    "no object in messages": b'{"model":"gpt","messages":[1,2,%s]}' % b",".join([b"3"] * 2000),
+    "a role that is a number": b'{"model":"gpt","messages":[{"role":5,"content":"%s"}]}' % (b"x" * 3000),
+    "a key given twice": b'{"model":"gpt","messages":[{"role":"user","content":"a","content":"%s"}]}' % (b"x" * 3000),
+    "many messages": json.dumps(chat([{"role": "user", "content": "hi"}] * 30_000)).encode(),
+    "a bad cap": json.dumps(chat(agent(json.dumps(records(50), indent=2)), max_tokens="many")).encode(),
+    "tools that are no list": json.dumps(chat(agent("x" * 2000), tools={"a": [1, {"b": None}]})).encode(),
+    "empty messages": b'{"model":"gpt","messages":[],"tools":[%s]}' % b",".join([b" 1.0"] * 1000),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_odd_input_goes_through_and_is_never_an_error(stage: Compress, name: str) -> None:
+    """With the deadline that a tenant has by default; whether there was time for a change, the values are whole."""
+    made = await through(stage, exchange(BAD[name], CompressionPolicy()))
+    assert line(made).did in ("compacted", "left alone")
+    if made.working is not made.original:
+        before, after = json.loads(BAD[name]), json.loads(made.working.encode())
+        assert after["model"] == "gpt"
+        assert len(after["messages"]) == len(before["messages"])
+        assert after.get("tools") == before.get("tools")
+        for old, new in zip(before["messages"], after["messages"], strict=True):
+            assert {**old, "content": None} == {**new, "content": None}
+
+
+json_values = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=40)
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(json_values, json_values)
+def test_any_messages_whatever_their_shape(messages: Any, content: Any) -> None:
+    async def run() -> None:
+        stage = Compress(pool=Pool())
+        padding = [{"role": "tool", "tool_call_id": "c", "content": json.dumps(records(20), indent=2)}]
+        for odd in (messages, [*padding, messages], [*padding, {"role": "user", "content": content}, *padding]):
+            await through(stage, exchange(chat(odd, tools=content)))
+        stage.close()
+
+    asyncio.run(run())
+
+
+# What a tenant opts into.
+
+
+def long_history(turns: int) -> list[dict[str, Any]]:
+    spoken = [
+        [
+            {"role": "user", "content": f"question {i} " + "about it " * 60},
+            {"role": "assistant", "content": f"answer {i}"},
+        ]
+        for i in range(turns)
+    ]
+    return [
+        {"role": "system", "content": "Answer."},
+        *itertools.chain(*spoken),
+        {"role": "user", "content": "And now?"},
+    ]
+
+
+async def test_old_turns_go_where_a_tenant_wants_it(stage: Compress) -> None:
+    policy = CompressionPolicy(deadline_ms=60_000, turns=TurnsPolicy(enabled=True, above=2000, keep=0.9), floor=0.0)
+    made = await through(stage, exchange(chat(long_history(20)), policy))
+    after = json.loads(sent(made))
+    assert after[0] == {"role": "system", "content": "Answer."}
+    assert after[-1] == {"role": "user", "content": "And now?"}
+    assert len(after) < 41
+    assert line(made).did == "compacted"
+    assert line(made).parts[0].what == "oldest turns"
+
+
+async def test_never_below_the_floor(stage: Compress) -> None:
+    policy = CompressionPolicy(deadline_ms=60_000, turns=TurnsPolicy(enabled=True, above=2000, keep=0.1), floor=0.9)
+    made = await through(stage, exchange(chat(long_history(20)), policy))
+    assert made.working is made.original
+    assert "the floor is 90%" in (line(made).parts[0].why or "")
+
+
+async def test_a_text_that_the_caller_keeps_is_kept(stage: Compress) -> None:
+    policy = CompressionPolicy(deadline_ms=60_000, turns=TurnsPolicy(enabled=True, above=2000, keep=0.9), floor=0.0)
+    made = await through(stage, exchange(chat(long_history(20)), policy, keep=["answer 0"]))
+    assert made.working is made.original
+    assert line(made).parts[0].why == "a text that the caller keeps would go"
+
+
+async def test_demonstrations_go_whole(stage: Compress) -> None:
+    shots = "\n\n".join(f"Q: What is {i} plus {i}?\nA: It is {2 * i}, as {i} and {i} make {2 * i}." for i in range(40))
+    policy = CompressionPolicy(deadline_ms=60_000, demonstrations=DemonstrationPolicy(enabled=True, keep=0.6))
+    made = await through(
+        stage, exchange(chat([{"role": "user", "content": shots + "\n\nQ: What is 3 plus 4?\nA:"}]), policy)
+    )
+    if line(made).did == "compacted":
+        text = json.loads(sent(made))[0]["content"]
+        assert text.endswith("Q: What is 3 plus 4?\nA:")
+        assert all(shot in shots for shot in text.split("\n\n")[1:-1])
