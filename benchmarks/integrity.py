@@ -1,0 +1,139 @@
+"""Thousands of generated requests through the gateway's stages: whatever they do, nothing may be damaged.
+
+    python benchmarks/integrity.py [--requests 10000] [--json OUT] [--quick]
+
+Each request is sent on under two policies, the one that a tenant has by default and one that prunes passages too. What
+comes out is held against what went in (integrity_check.py): JSON equal by value with its numbers as spelt, protected
+text equal byte by byte, code untouched. Then it is sent again changed as it is, which must change nothing more, and cut
+short, which must be the beginning of the whole. A stage that fails, or outlives its deadline by more than `LATE`, is a
+violation too. Exit status 0 whatever was found: the rows say it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from compress_house import House
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from integrity_check import violations
+from integrity_requests import Facts, requests
+from report import Report, Row, arguments, at_most
+from rich.progress import Progress
+
+LATE = 0.5  # seconds beyond a policy's deadlines: two noisy cores, a collector's pause
+POLICIES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lossy": {"context": {"enabled": True, "recall": 0.95, "deadline_ms": 5000}, "floor": 0.2},
+}
+
+
+class Watch:
+    """Counts what is checked and what is wrong; the first of each kind is kept with its request."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.changed: Counter[str] = Counter()
+        self.wrong: Counter[str] = Counter()
+        self.first: dict[str, bytes] = {}
+        self.slowest: dict[str, float] = {}
+
+    def report(self, policy: str, complaint: str, body: bytes) -> None:
+        self.wrong[policy] += 1
+        self.first.setdefault(f"{policy}: {complaint}", body)
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--show", action="store_true", help="print the requests behind the violations")
+    options = parser.parse_args()
+    count = min(options.requests, 500) if options.quick else options.requests
+    watch = asyncio.run(run(count, options.seed))
+    rows = [at_most("violations", sum(watch.wrong.values()), 0, n=watch.requests, unit="requests")]
+    for policy in POLICIES:
+        rows.append(Row(f"violations_{policy}", watch.wrong[policy], n=watch.requests))
+        rows.append(
+            Row(f"changed_{policy}", watch.changed[policy] / max(1, watch.requests), unit="share", n=watch.requests)
+        )
+        rows.append(Row(f"slowest_{policy}_ms", watch.slowest[policy] * 1000, unit="ms", n=watch.requests))
+    notes = [f"VIOLATION {complaint}" for complaint in list(watch.first)[:20]]
+    if options.show:
+        notes += [f"{complaint}\n{body.decode()}" for complaint, body in list(watch.first.items())[:5]]
+    Report("integrity", rows, options.seed, notes).publish(options.json)
+    return 0
+
+
+async def run(count: int, start: int) -> Watch:
+    watch = Watch()
+    loop = asyncio.get_running_loop()
+    async with House(POLICIES["default"]) as plain, House(POLICIES["lossy"]) as lossy:
+        houses = {"default": plain, "lossy": lossy}
+        with Progress(disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task("requests", total=count)
+
+            def check(body: bytes, facts: Facts) -> None:
+                asyncio.run_coroutine_threadsafe(one(watch, houses, body, facts), loop).result()
+                progress.update(task, completed=watch.requests)
+
+            await asyncio.to_thread(generate, check, count, start)
+    return watch
+
+
+def generate(check: Any, count: int, start: int) -> None:
+    @seed(start)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(requests())
+    def each(made: tuple[bytes, Facts]) -> None:
+        check(*made)
+
+    each()
+
+
+async def one(watch: Watch, houses: dict[str, House], body: bytes, facts: Facts) -> None:
+    watch.requests += 1
+    for policy, house in houses.items():
+        started = time.perf_counter()
+        exchange = await house.walk(body)
+        after = exchange.working.encode()
+        took = time.perf_counter() - started
+        watch.slowest[policy] = max(watch.slowest.get(policy, 0.0), took)
+        deadlines = 0.03 + (POLICIES[policy].get("context", {}).get("deadline_ms", 0) / 1000)
+        if took > deadlines + LATE:
+            watch.report(policy, f"took {took:.2f} s", body)
+        for line in exchange.receipt.lines:
+            if line.did == "undone":
+                watch.report(policy, f"{line.stage} was undone: {line.reason}", body)
+        watch.changed[policy] += after != body
+        for complaint in violations(body, after, facts.instructions, facts.fences, lossless=policy == "default"):
+            watch.report(policy, complaint, body)
+        if await house.forward(after) != after:
+            watch.report(policy, "a second time changes it again", body)
+        await _shorter(watch, policy, house, body, after)
+
+
+async def _shorter(watch: Watch, policy: str, house: House, body: bytes, after: bytes) -> None:
+    """The conversation one turn earlier comes out as the beginning of what it is now."""
+    old, new = json.loads(body), json.loads(after)
+    if "cache_control" in json.dumps(old["messages"]):
+        return  # the mark moves from turn to turn, and what stands before it is frozen
+    turns = [i for i, message in enumerate(old["messages"]) if message["role"] == "user"]
+    if len(turns) < 2:
+        return
+    before = json.loads(await house.forward(json.dumps({**old, "messages": old["messages"][: turns[-1]]}).encode()))
+    if before["messages"] != new["messages"][: turns[-1]]:
+        watch.report(policy, "the beginning of a conversation came out differently", body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
