@@ -5,6 +5,7 @@ Knows the words by which people announce documents; what makes a document of the
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .deadline import Deadline
+from .fences import fences
 
 BlockKind = Literal["tag", "numbered", "section", "context", "chunk", "record"]
 
@@ -56,8 +58,7 @@ TITLE_LINE = re.compile(r"(?:title|titel|标题)[ \t]*[:：][ \t]*(.{1,300})", r
 
 _NUMBER = r"(?:\[(?P<n1>\d{1,4})\]|\#?(?P<n2>\d{1,4})(?=[ \t]*(?:\*\*)?(?:[:：(.-]|\r?$)))"
 _LINE = re.compile(
-    r"[ ]{0,3}(?P<fence>`{3,}|~{3,})"
-    rf"|(?:\#{{1,6}}[ \t]+)?(?:\*\*)?(?P<label>{_ONE})[ \t]*{_NUMBER}[ \t]*(?:\*\*)?[:：.-]?(?:\*\*)?[ \t]*"
+    rf"(?:\#{{1,6}}[ \t]+)?(?:\*\*)?(?P<label>{_ONE})[ \t]*{_NUMBER}[ \t]*(?:\*\*)?[:：.-]?(?:\*\*)?[ \t]*"
     r"|(?P<heading>\#{1,6})[ \t]+\S"
     r"|(?P<rule>-{3,}|={3,}|\*{3,})[ \t]*\r?$"
     rf"|(?:\*\*)?(?P<ask>{_ASKS})[ \t]*(?:\*\*)?[:：]"
@@ -83,7 +84,7 @@ class Page:
 
     def __init__(self, text: str, deadline: Deadline | None = None) -> None:
         self.text = text
-        self._deadline = deadline
+        self._deadline = deadline or Deadline(math.inf)
         self.starts = [0]
         at = text.find("\n")
         while at >= 0:
@@ -93,26 +94,19 @@ class Page:
         self._at = [line.at for line in self.marked]
 
     def _marks(self) -> Iterator[Line]:
-        fence = ""
+        fenced = iter([*fences(self.text, self._deadline), (len(self.text) + 1, 0)])
+        first, last = next(fenced)
         for number, start in enumerate(self.starts):
             if number % 256 == 0:
                 self.check()
-            match = _LINE.match(self.text, start)
-            if match is None:
-                continue
-            kind = "label" if match["label"] else match.lastgroup or ""
-            if kind == "fence":
-                if not fence:
-                    fence = match["fence"]
-                elif match["fence"].startswith(fence):
-                    fence = ""
-                yield Line(number, "fence", match)
-            elif not fence:
-                yield Line(number, kind, match)
+            if start >= last > first:
+                first, last = next(fenced)
+            match = _LINE.match(self.text, start) if start < first else None
+            if match is not None:
+                yield Line(number, "label" if match["label"] else match.lastgroup or "", match)
 
     def check(self) -> None:
-        if self._deadline is not None:
-            self._deadline.check()
+        self._deadline.check()
 
     def between(self, first: int, last: int) -> Iterator[Line]:
         """The lines that begin with something, from number `first` up to before `last`."""

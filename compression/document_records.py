@@ -11,19 +11,8 @@ from .block import Block, Page
 
 _TEXTS = ("page_content", "content", "text", "snippet", "passage", "body", "chunk", "abstract", "document", "excerpt")
 _TITLES = ("title", "name", "heading", "source", "path", "url")
-_LISTS: tuple[str, ...] = (
-    "results",
-    "documents",
-    "docs",
-    "passages",
-    "sources",
-    "hits",
-    "items",
-    "chunks",
-    "matches",
-    "articles",
-)
-_LISTS += ("search_results", "records", "contexts")
+_LISTS = ("results", "documents", "docs", "passages", "sources", "hits", "items", "chunks", "matches", "articles")
+_LISTS_TOO = ("search_results", "records", "contexts")
 _MOST_FAILURES = 20  # each may read to the end of the text
 _LEAST_TEXT = 40
 
@@ -51,8 +40,8 @@ def values(page: Page, first: int, last: int) -> Iterator[tuple[int, int, Any]]:
         except (ValueError, RecursionError):
             failures += 1
             continue
+        at = end
         if end <= page.start(last) and not page.text[end : page.start(page.line_of(end - 1) + 1)].strip(" \t\r\n"):
-            at = end
             yield start, end, value
 
 
@@ -63,7 +52,7 @@ def records(page: Page, first: int, last: int) -> list[Block]:
         if isinstance(value, list) and _carry_texts(value):
             out += _blocks(page.text, start)
         elif isinstance(value, dict):
-            key = next((key for key in _LISTS if _carry_texts(value.get(key))), None)
+            key = next((key for key in (*_LISTS, *_LISTS_TOO) if _carry_texts(value.get(key))), None)
             if key is not None:
                 at = {name: place for name, place, _ in _members(page.text, start)}[key]
                 out += _blocks(page.text, at)

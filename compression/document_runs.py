@@ -145,6 +145,7 @@ def sections(page: Page, first: int, last: int) -> list[tuple[int, int]]:
     headings = [line for line in marked if line.kind == "heading"]
     found: list[tuple[int, int]] = []
     for line, after in zip(headings, _ends(headings, last), strict=True):
+        page.check()
         if (found and line.at < found[-1][1]) or HEADS_DOCUMENTS.fullmatch(_heading(page, line)) is None:
             continue
         end = min([after, *(other.at for other in page.between(line.at + 1, after) if other.kind == "ask")])

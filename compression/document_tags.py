@@ -10,18 +10,9 @@ from dataclasses import dataclass, field
 
 from .block import Block, Page
 
-_HOLDERS: tuple[str, ...] = (
-    "documents",
-    "docs",
-    "context",
-    "contexts",
-    "sources",
-    "passages",
-    "search_results",
-    "files",
-    "results",
-)
-_HOLDERS += ("retrieved_documents", "retrieved_context", "retrieved_passages", "knowledge", "evidence", "reference")
+_PLURALS = ("documents", "docs", "contexts", "sources", "passages", "search_results", "files", "results")
+_WHOLES = ("context", "knowledge", "evidence", "reference")
+_HOLDERS = (*_PLURALS, *_WHOLES, "retrieved_documents", "retrieved_context", "retrieved_passages")
 _ITEMS = ("document", "doc", "passage", "source", "file", "search_result", "result", "snippet", "chunk", "article")
 _TITLES = ("title", "source", "name", "path", "filename", "url", "heading")
 _BODIES = ("document_content", "document_contents", "content", "contents", "text", "page_content", "body")

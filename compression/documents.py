@@ -80,6 +80,7 @@ def _untagged(page: Page, first: int, last: int) -> list[Block]:
     claimed: Ranges = []
     found: list[Block] = []
     for start, stop in sections(page, first, last):
+        page.check()
         found += _inside(page, page.start(start), page.start(stop), "section")
         claimed.append((start, stop))
     for a, b in _around(first, last, claimed):
