@@ -26,7 +26,10 @@ from .verify import Refused, same_json, verify
 _LEAST = 64  # characters: there is nothing to save in less
 _MOST = 500_000  # characters of one text; a longer one costs more to read than it is worth
 _DIFF = re.compile(r"^(?:@@ -\d|diff --git |Index: \S)", re.MULTILINE)
-_LISTING = re.compile(r"[ \t]*\d+[ \t]*[:|\u2192][^\n]*\n[ \t]*\d+[ \t]*[:|\u2192]")  # `12| a line of a file`
+_NUMBERED = re.compile(
+    r"^[ \t]*+(\d{1,7})[ \t]*+[:|\u2192\t][^\n]*+\n(?=[ \t]*+(\d{1,7})[ \t]*+[:|\u2192\t])", re.MULTILINE
+)
+_LOOK = 50_000  # characters that tell what a text is
 
 
 def lossless(conversation: Conversation, deadline: Deadline) -> Proposal:
@@ -170,6 +173,9 @@ def _marked(text: str) -> bool:
 
 def _plain(text: str) -> bool:
     """Whether lines may be folded and lose trailing space: not JSON, code, markup, a diff or a numbered listing."""
-    if json_text.is_json(text) or _DIFF.search(text) or _LISTING.match(text):
+    if json_text.is_json(text) or _DIFF.search(text):
         return False
-    return not layout.solid(text[:100_000].split("\n", 400)[:400])
+    beginning = text[:_LOOK]
+    if any(int(found[2]) == int(found[1]) + 1 for found in _NUMBERED.finditer(beginning)):
+        return False
+    return not layout.solid(beginning.split("\n", 400)[:400])
