@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from ..protocol.errors import Draining
 from .registry import require
 
 if TYPE_CHECKING:
@@ -196,10 +197,12 @@ class _Handle:
         await self._worker.close()
 
     def ready(self) -> bool:
-        return self._worker.ready()
+        return self._open and self._worker.ready()
 
     async def embed(self, texts: Sequence[str], *, tenant: str = "") -> NDArray[np.float32]:
         return (await self.embed_counted(texts, tenant=tenant)).vectors
 
     async def embed_counted(self, texts: Sequence[str], *, tenant: str = "") -> Embedded:
+        if not self._open:
+            raise Draining("the embedder is closed")
         return await self._worker.embed(texts, tenant)

@@ -15,6 +15,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from ..protocol.errors import ModelUnavailable
 from .embed_text import readable
 
 _VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-uncased.txt.gz"
@@ -43,11 +44,15 @@ class Pieces:
     def __init__(self, tokenizer: Tokenizer, window: int) -> None:
         tokenizer.no_padding()
         tokenizer.enable_truncation(window)
-        self._tokenizer, self._window = tokenizer, window
+        self._tokenizer = tokenizer
 
     @classmethod
     def from_file(cls, path: Path, window: int) -> Pieces:
-        return cls(Tokenizer.from_file(str(path)), window)
+        """Raises ModelUnavailable."""
+        try:
+            return cls(Tokenizer.from_file(str(path)), window)
+        except Exception as e:  # the library raises nothing more exact
+            raise ModelUnavailable("the embedding model's tokenizer cannot be read", detail=f"{path}: {e}") from e
 
     def read(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
