@@ -22,7 +22,7 @@ _SAY_NOTHING = (
     "given der die das ein eine und oder ist sind war bitte danke ja nein ich du er sie es wir ihr was wer wie wo "
     "wann warum welche welcher welches mehr weiter noch mal le la les un une et ou est sont oui non merci je tu il elle nous vous "
     "que qui quoi quel quelle comment pourquoi quand où el los las una y o es son sí gracias yo tú él ella qué quién "
-    "cómo cuándo dónde por para más"
+    "cómo cuándo dónde por para más then else well hello"
 )
 SAY_NOTHING = frozenset(_SAY_NOTHING.split())
 

@@ -37,6 +37,8 @@ def table_rule(line: str) -> bool:
 
 def separators(line: str) -> tuple[str, int] | None:
     """The separator of a line of values and how many there are of it outside quotes; None if it looks like none."""
+    if line.rstrip().endswith((".", "!", "?", ":")):
+        return None
     if '"' in line:
         line = "".join(line.split('"')[::2])
     for mark, least in (("\t", 1), (";", 2), (",", 2)):

@@ -98,6 +98,8 @@ class Prune:
             sending = await self._pool.run(lambda d: self._send(exchange, policy, plan), grace, length)
             self._apply(exchange, plan, sending, late)
         else:
+            if late is not None:
+                self._sent_whole(exchange, plan.conversation)
             why = late or next((part.why for part in plan.parts if part.why), "no documents found")
             exchange.note(self.name, "left alone", why, parts=plan.parts)
 
@@ -251,10 +253,16 @@ class Prune:
         versions = Versions(conversation, tuple(changed), tuple(tokens), tuple(after), Option(tools, tools, size, size))
         keep = sum(after) / max(1, sum(tokens))
         terms = _terms(exchange, policy)
-        target = exchange.targets[0].name if exchange.targets else ""
+        target = _target(exchange)
         sending = choose(versions, self._memory, exchange.tenant.name, target, terms, self._clock(), keep)
         self._memory.store(exchange.tenant.name, target, sending.digests, self._clock())
         return sending
+
+    def _sent_whole(self, exchange: Exchange, conversation: Conversation) -> None:
+        """Remember that it went as it came: pruned on the next turn, it would not be what the provider holds."""
+        pieces = [conversation.raw[message.start : message.end] for message in conversation.messages]
+        tools = bytes(exchange.working.fields.get("tools", b""))
+        self._memory.remember(exchange.tenant.name, _target(exchange), [tools, *pieces], self._clock())
 
     def _apply(self, exchange: Exchange, plan: _Plan, sending: Sending, late: str | None) -> None:
         parts: list[Part] = []
@@ -278,6 +286,10 @@ class Prune:
             saved_microusd=sending.decision.saved_microusd,
             parts=parts,
         )
+
+
+def _target(exchange: Exchange) -> str:
+    return exchange.targets[0].name if exchange.targets else ""
 
 
 def _terms(exchange: Exchange, policy: CompressionPolicy) -> Terms:

@@ -21,7 +21,7 @@ from .abstain import words
 from .conformal import Calibration, keep, relevant
 from .deadline import Deadline
 from .evidence import scores
-from .material import Material, announcements
+from .material import Material, announcements, without
 from .units import Unit
 
 Floats = NDArray[np.float64]
@@ -35,6 +35,7 @@ _HOP_SHARE = 0.1  # of all units that the second look may add, and three at leas
 _CHAIN = 3  # sentences that are kept in front of a pronoun
 _ALIKE = 0.98  # cosine of near-duplicates
 _MOST_COMPARED = 1500  # units that are compared with one another
+_CORRECTIONS = 8  # times that the floor is measured and met again before everything is kept
 _DATA = frozenset({"row", "record", "line"})
 
 
@@ -103,6 +104,7 @@ class _Choice:
         self.material, self.units, self.query = material, material.units, query
         self.vectors, self.scored, self.terms, self.calibration = vectors, scored, terms, calibration
         self.deadline = deadline
+        self.duplicate = np.zeros(len(scored), dtype=np.bool_)
         self.sizes = np.array([estimate(unit.text) for unit in self.units])
         # Of equal scores the earlier unit is the better one, so that the choice never depends on the sort.
         self.order = np.lexsort((np.arange(len(scored)), -scored))
@@ -115,11 +117,20 @@ class _Choice:
         pinned = self._pinned()
         self._drop_duplicates(kept, pinned)
         kept |= pinned
-        self._fill(kept)
-        self._explain(kept)
-        self._close_small_gaps(kept)
-        self._explain(kept)
-        return kept
+        whole = sum(estimate(passage.text) for passage in self.material.passages)
+        least = math.ceil(self.terms.floor * whole)
+        target = least
+        for _ in range(_CORRECTIONS):
+            self._fill(kept, whole, target)
+            self._explain(kept)
+            self._close_small_gaps(kept)
+            self._explain(kept)
+            # Tokens do not add up to the unit: the text itself has the last word.
+            missing = least - self._left_by(kept)
+            if missing <= 0:
+                return kept
+            target += missing
+        return np.ones_like(kept)
 
     def _check(self) -> None:
         if self.deadline is not None:
@@ -136,8 +147,8 @@ class _Choice:
         near = np.asarray(query_vector, dtype=np.float64) + self.vectors[top].mean(axis=0)
         length = float(np.linalg.norm(near))
         wider = scores(f"{self.query} {' '.join(bridges)}", self.units, near / (length or 1.0), self.vectors)
-        likely = keep(wider, self.sizes, self.terms.recall, self.calibration)
-        able = sorted({i for places in found.values() for i in places if likely[i]}, key=lambda i: (-wider[i], i))
+        # Above the average is enough: the names are rare, and the half they lead to shares little with the question.
+        able = sorted({i for places in found.values() for i in places if wider[i] > 0}, key=lambda i: (-wider[i], i))
         most = max(_LEAST_UNITS, math.ceil(_HOP_SHARE * len(self.units)))
         added[[i for i in able if not kept[i]][:most]] = True
         return added
@@ -183,6 +194,7 @@ class _Choice:
             if unit.kind in ("heading", "code"):
                 continue
             original = first.setdefault(cohesion.normal(unit.text) or unit.text, i)
+            self.duplicate[i] = original != i
             if original != i and kept[i] and not pinned[i]:
                 kept[i], kept[original] = False, True
         prose = [int(i) for i in np.flatnonzero(kept) if self.units[i].kind in ("sentence", "item")]
@@ -192,18 +204,21 @@ class _Choice:
         for a, b in zip(*np.nonzero(alike), strict=True):
             i, j = prose[a], prose[b]
             if kept[i] and kept[j] and not pinned[j] and _same_facts(self.units[i].text, self.units[j].text):
-                kept[j] = False
+                kept[j], self.duplicate[j] = False, True
 
-    def _fill(self, kept: NDArray[np.bool_]) -> None:
-        """More units by score, until there are three and the floor is met."""
-        whole = sum(estimate(passage.text) for passage in self.material.passages)
+    def _left_by(self, kept: NDArray[np.bool_]) -> int:
+        """Tokens of the texts without what is not kept."""
+        return sum(estimate(without(passage, self.units, list(kept))) for passage in self.material.passages)
+
+    def _fill(self, kept: NDArray[np.bool_], whole: int, target: int) -> None:
+        """More units by score, until there are three and about `target` of the `whole` tokens stay. Duplicates last."""
         announced = dict(announcements(self.material))
-        for i in np.flatnonzero(kept):
-            announced.pop(self.units[i].document, None)
+        for at in np.flatnonzero(kept):
+            announced.pop(self.units[at].document, None)
         have = whole - int(self.sizes[~kept].sum()) - sum(announced.values())
         count = int(kept.sum())
-        for i in self.order:
-            if have >= self.terms.floor * whole and count >= _LEAST_UNITS:
+        for i in sorted(map(int, self.order), key=self.duplicate.__getitem__):
+            if have >= target and count >= _LEAST_UNITS:
                 return
             if not kept[i]:
                 kept[i] = True
