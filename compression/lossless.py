@@ -161,7 +161,8 @@ class _Walk:
             edits = [edit for edit in made if edit.what == what]
             self._part(span, what, tokens=sum(edit.tokens for edit in edits), count=len(edits))
 
-    def _part(self, span: Span, what: str, *, tokens: int = 0, count: int = 1, why: str | None = None) -> None:
+    def _part(self, span: Span, what: str, *, tokens: int = 0, count: int = 0, why: str | None = None) -> None:
+        """`count` is 0 where nothing was changed."""
         where = f"messages[{span.message}]" if self._field == "messages" else self._field
         self.proposal.parts.append(Part(what, where, tokens, count, why))
 

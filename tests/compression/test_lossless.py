@@ -153,6 +153,7 @@ def test_what_the_verifier_refuses_goes_as_it_came_and_is_counted(monkeypatch: p
         ("verifier refused", "messages[0]"),
         ("JSON whitespace", "messages[1]"),
     ]
+    assert proposal.parts[0].count == 0  # nothing was changed there
     assert proposal.parts[0].why == "repeated log lines: what was left out cannot be had back"
 
 
