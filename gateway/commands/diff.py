@@ -10,9 +10,10 @@ from typing import Literal
 
 Op = Literal["same", "gone", "new", "cut"]
 
-_WORD = re.compile(r"\w+|\n|[^\S\n]+|[^\w\s]")
+_WORD = re.compile(r"\[\.\.\.\]|\w+|\n|[^\S\n]+|[^\w\s]")  # our mark for what was left out is one word
 _MOST_WORDS = 6_000  # compared word by word; what is longer is compared by lines, and what is longer still not at all
 _MOST_LINES = 6_000
+_CRUMB = 2  # characters
 _MOST_ALIKE = 20_000_000  # pairs of equal words that a comparison may have to look at
 
 
@@ -32,7 +33,9 @@ def pieces(before: str, after: str) -> list[Piece]:
     head = _alike(old, new)
     tail = _alike(old[head:][::-1], new[head:][::-1])
     middle = _compared(old[head : len(old) - tail], new[head : len(new) - tail])
-    return _joined([Piece("same", "".join(old[:head])), *middle, Piece("same", "".join(old[len(old) - tail :]))])
+    return _joined(
+        [Piece("same", "".join(old[:head])), *_without_crumbs(middle), Piece("same", "".join(old[len(old) - tail :]))]
+    )
 
 
 def _alike(old: Sequence[str], new: Sequence[str]) -> int:
@@ -61,6 +64,29 @@ def _pairs(old: list[str], new: list[str]) -> int:
     return sum(often.get(word, 0) for word in old)
 
 
+def _without_crumbs(found: list[Piece]) -> list[Piece]:
+    """The same with a mark or two that happened to stay between two changes counted to both sides of the change."""
+    out: list[Piece] = []
+    gone = new = ""
+    for i, piece in enumerate(found):
+        words = (gone + new).strip() and i + 1 < len(found) and found[i + 1].text.strip()
+        if piece.op == "same" and not (words and len(piece.text) <= _CRUMB and piece.text.strip()):
+            out += [Piece("gone", gone), Piece("new", new), piece]
+            gone = new = ""
+            continue
+        gone += piece.text if piece.op != "new" else ""
+        new += piece.text if piece.op != "gone" else ""
+    return [*out, Piece("gone", gone), Piece("new", new)]
+
+
+def only_space(found: Sequence[Piece]) -> int:
+    """How many characters of space went, if nothing else did and nothing came; else 0."""
+    changed = [piece for piece in found if piece.op != "same"]
+    if any(piece.op == "new" or not piece.text.isspace() for piece in changed):
+        return 0
+    return sum(len(piece.text) for piece in changed)
+
+
 def _joined(found: Sequence[Piece]) -> list[Piece]:
     out: list[Piece] = []
     for piece in found:
@@ -73,11 +99,17 @@ def _joined(found: Sequence[Piece]) -> list[Piece]:
     return out
 
 
-def folded(found: Sequence[Piece], around: int = 80, most: int = 600) -> list[Piece]:
+def folded(found: Sequence[Piece], around: int = 80, most: int = 600, places: int = 12) -> list[Piece]:
     """The same with the middle of long runs left out: `around` characters of what stayed are shown on each side, and
-    `most` of what went or came."""
+    `most` of what went or came; after `places` changes the rest is only counted."""
     out: list[Piece] = []
+    seen = 0
     for i, piece in enumerate(found):
+        if piece.op == "same" and seen >= places:
+            more = sum(p.op == "same" for p in found[i:-1])
+            out.append(Piece("cut", f" … {more} more places …"))
+            return out
+        seen += piece.op == "same"
         if piece.op == "same":
             head, tail = (0 if i == 0 else around), (0 if i == len(found) - 1 else around)
         else:

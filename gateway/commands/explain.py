@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...backends.base import Backend, Call, Stream
+from ...backends.embed import Embedder
 from ...backends.registry import Unusable, create
 from ...compression.policy import CompressionPolicy
 from ...protocol.errors import InvalidRequest, NotSupported, TrimtabError
@@ -36,6 +38,7 @@ from ..prompt_size import prompt_tokens
 Protocol = Literal["chat", "completions", "messages", "responses"]
 PROTOCOLS: tuple[Protocol, ...] = ("chat", "completions", "messages", "responses")
 _LARGEST = 64 << 20  # bytes of a request that is read here
+_PATIENCE_MS = 60_000.0
 
 
 class Refused(Exception):
@@ -137,7 +140,7 @@ def _guess(asked: Request) -> Protocol:
 async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
     """Walk the stages. Raises what admission would, but for limits, which are reported."""
     gateway = Gateway(config, Ledger(config.ledger.path), LocalLimiter(), backend=_asleep)
-    tenant, notes = _without_calls(tenant)
+    tenant, notes = _rehearsing(tenant)
     exchange = gateway.exchange(gateway.new_id(), request, _caller(config, tenant), [], time.monotonic())
     live = gateway.live
     exchange.targets = allow(exchange.caller, live.catalogue, exchange.original.model)
@@ -145,6 +148,8 @@ async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
     ask = worst_case(exchange.original, exchange.targets)
     _admission(exchange, ask)
     try:
+        if tenant.policy(CompressionPolicy).context.enabled:
+            await _load(live.pruning.embedder)
         await live.pipeline.optimise(exchange)
     finally:
         await gateway.close()
@@ -157,16 +162,35 @@ def _caller(config: Config, tenant: Tenant) -> Caller:
     return Caller(tenant, "explain", config.allowed(config.tenants[tenant.name].models))
 
 
-def _without_calls(tenant: Tenant) -> tuple[Tenant, tuple[str, ...]]:
-    """The tenant without what would cost money: a summary is told of, not made."""
-    notes = ["no request was sent before this one, as far as the stages know: a provider's cache holds nothing of it"]
+def _rehearsing(tenant: Tenant) -> tuple[Tenant, tuple[str, ...]]:
+    """The tenant without what would cost money, and with time for what a running gateway has loaded and warm."""
     policy = tenant.policy(CompressionPolicy)
-    if policy.turns.enabled and policy.turns.summarise:
+    notes = [
+        "deadlines are not applied, as nothing is warm yet; a running gateway would leave out what takes too long",
+        "no request was sent before this one, as far as the stages know: a provider's cache holds nothing of it",
+    ]
+    turns = policy.turns
+    if turns.enabled and turns.summarise:
         notes.append("turns that are left out would be summarised by a model; here they are only left out")
-        turns = policy.turns.model_copy(update={"summarise": False})
-        changed = policy.model_copy(update={"turns": turns})
-        tenant = replace(tenant, policies={**tenant.policies, CompressionPolicy: changed})
-    return tenant, tuple(notes)
+        turns = turns.model_copy(update={"summarise": False})
+    patient = {"deadline_ms": _PATIENCE_MS}
+    changes = {
+        **patient,
+        "turns": turns,
+        "context": policy.context.model_copy(update=patient),
+        "prose": policy.prose.model_copy(update=patient),
+    }
+    policies = {**tenant.policies, CompressionPolicy: policy.model_copy(update=changes)}
+    return replace(tenant, policies=policies), tuple(notes)
+
+
+async def _load(embedder: Embedder | None) -> None:
+    """Start it and wait until it is there; if it does not come, the stage says so."""
+    if embedder is None:
+        return
+    await embedder.start()
+    with contextlib.suppress(TrimtabError):
+        await embedder.embed([""])
 
 
 def _admission(exchange: Exchange, ask: Ask) -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ...protocol.exchange import Exchange, Part, ReceiptLine
 from ...protocol.messages import Request
-from .diff import Op, Piece, folded, paired, pieces
+from .diff import Op, Piece, folded, only_space, paired, pieces
 
 if TYPE_CHECKING:
     from .explain import Told
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _STYLE: dict[Op, str] = {"same": "", "gone": "red", "new": "green", "cut": "dim"}
 _MARKS: dict[Op, tuple[str, str]] = {"same": ("", ""), "gone": ("[-", "-]"), "new": ("{+", "+}"), "cut": ("", "")}
 _MOST_PARTS = 12
+_SAMPLE = 200  # characters of a text that lost nothing but space
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -126,9 +127,20 @@ def _changes(exchange: Exchange, full: bool) -> Iterator[tuple[str, list[Piece]]
         if before is None or after is None or before == after:
             continue
         pairs = _messages(bytes(before), bytes(after)) if field == "messages" else None
-        for title, a, b in pairs or [(field, _plain(before), _plain(after))]:
+        for title, a, b in [(field, _plain(before), _plain(after))] if pairs is None else pairs:
             found = pieces(a, b)
-            yield title, found if full else folded(found)
+            yield title, found if full else _shown(found, b)
+
+
+def _shown(found: list[Piece], after: str) -> list[Piece]:
+    space = only_space(found)
+    if not space:
+        return folded(found)
+    more = " …" if len(after) > _SAMPLE else ""
+    return [
+        Piece("cut", f"{space:,} characters of space are gone; it reads now: "),
+        Piece("same", after[:_SAMPLE] + more),
+    ]
 
 
 def _messages(before: bytes, after: bytes) -> list[tuple[str, str, str]]:
