@@ -20,8 +20,6 @@ from .document_records import values
 from .fences import fences
 
 SegmentKind = Literal["code", "json", "csv", "markup", "log", "diff", "table", "list", "heading", "prose", "blank"]
-_Line = tuple[SegmentKind, int, int]  # kind, start, end with the line break
-
 _ROWS = 3  # lines alike before they are rows of values, or settings
 _LONG = 2000  # characters of a line that are looked at
 _MARKUP = re.compile(r"[ \t]*</?[A-Za-z!?][^<>]{0,400}>")
@@ -42,36 +40,35 @@ def segments(text: str, deadline: Deadline | None = None) -> tuple[Segment, ...]
     """The segments of `text`, in order. Linear in it. Raises OutOfTime."""
     deadline = deadline or Deadline(math.inf)
     page = Page(text, deadline)
-    whole: list[_Line] = [("code", start, end) for start, end in fences(text, deadline)]
-    whole += [("json", start, end) for start, end, _ in values(page, 0, len(page.starts))]
-    lines: list[_Line] = []
+    whole = [Segment("code", start, end) for start, end in fences(text, deadline)]
+    whole += [Segment("json", start, end) for start, end, _ in values(page, 0, len(page.starts))]
+    lines: list[Segment] = []
     at = 0
-    for kind, start, end in sorted(whole, key=lambda one: one[1]):
-        start, end = page.start(page.line_of(start)), page.start(page.line_of(end - 1) + 1)
-        lines += [*_plain(page, at, start), (kind, start, end)]
+    for one in sorted(whole, key=lambda one: one.start):
+        start, end = page.start(page.line_of(one.start)), page.start(page.line_of(one.end - 1) + 1)
+        lines += [*_plain(page, at, start), Segment(one.kind, start, end)]
         at = end
     return tuple(_joined([*lines, *_plain(page, at, len(text))]))
 
 
-def _joined(lines: list[_Line]) -> Iterator[Segment]:
-    for kind, run in groupby(lines, key=lambda line: line[0]):
+def _joined(lines: list[Segment]) -> Iterator[Segment]:
+    for _, run in groupby(lines, key=lambda line: line.kind):
         same = [*run]
-        yield Segment(kind, same[0][1], same[-1][2])
+        yield Segment(same[0].kind, same[0].start, same[-1].end)
 
 
-def _plain(page: Page, start: int, end: int) -> Iterator[_Line]:
+def _plain(page: Page, start: int, end: int) -> Iterator[Segment]:
     """The lines of a range without fences and JSON, with what they are by themselves and by their neighbours."""
     first, last = page.line_of(start), page.line_of(end - 1) + 1 if end > start else page.line_of(start)
     lines = [(page.start(n), page.start(n + 1)) for n in range(first, last)]
     said = [page.text[a : min(b, a + _LONG)].rstrip("\r\n") for a, b in lines]
     kinds = _neighbours(page, said, _each(page, said))
     at = 0
-    for open_, run in groupby(kinds, key=lambda kind: kind in ("prose", "code")):
-        own = [*run]
-        if open_ and ("code" in own or layout.solid(said[at : at + len(own)])):
-            own = ["code"] * len(own)
+    for may_be_code, run in groupby(kinds, key=lambda kind: kind in ("prose", "code")):
+        own: list[SegmentKind] = [*run]
+        code = may_be_code and ("code" in own or layout.solid(said[at : at + len(own)]))
         for kind, place in zip(own, lines[at : at + len(own)], strict=True):
-            yield (kind, *place)
+            yield Segment("code" if code else kind, *place)
         at += len(own)
 
 
@@ -114,7 +111,8 @@ def _neighbours(page: Page, said: list[str], kinds: list[SegmentKind]) -> list[S
         count = sum(1 for _ in run)
         if look is not None and count >= _ROWS:
             kind: SegmentKind = "code" if look == ("", 0) else "csv"
-            out[at : at + count] = [kind] * count
+            for place in range(at, at + count):
+                out[place] = kind
         at += count
     page.check()
     return out
