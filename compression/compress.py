@@ -23,9 +23,10 @@ from ..protocol.errors import InvalidRequest
 from ..protocol.exchange import Exchange, Part, Target
 from ..protocol.messages import Request
 from .deadline import Deadline, OutOfTime
+from .draft import Draft
 from .gate import Terms, worth_trying
 from .lossless import compact_tools
-from .lossy import Draft, Lossy
+from .lossy import Embedder, Lossy
 from .memo import Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
@@ -89,6 +90,15 @@ class Compress:
         self._tools: Recent[bytes] = Recent(memo_bytes // 8)
         self._pace = 0.0  # seconds a byte, a running mean
 
+    @property
+    def embedder(self) -> Embedder | None:
+        """Who says what is alike for the opt-in tiers; may be changed at any time."""
+        return self._lossy.embedder
+
+    @embedder.setter
+    def embedder(self, embedder: Embedder | None) -> None:
+        self._lossy.embedder = embedder
+
     def close(self) -> None:
         """Wait for the threads; a deadline's length at most."""
         self._pool.close()
@@ -146,24 +156,21 @@ class Compress:
             return None
         patience.check()
         deadline = Deadline(job.policy.deadline_ms / 1000, self._clock)
-        head, fields, parts = self._head(job, deadline)
+        head = self._head(draft, job, deadline)
         versions, more, late = self._rewriting(draft, head, job.tenant, job.policy.lossless, deadline, patience)
         patience.check()
         sending = choose(versions, self._memory, job.tenant, job.target.name, job.terms, job.now, draft.keep)
+        fields, parts = _tools_field(job.request, head, sending)
         if sending.raw is not None:
             fields[draft.first.field] = msgspec.Raw(sending.raw)
-        parts += shown((*draft.parts, *more), sending)
-        return _Done(fields, sending, parts, late)
+        return _Done(fields, sending, (*parts, *shown((*draft.parts, *more), sending)), late)
 
-    def _head(self, job: _Job, deadline: Deadline) -> tuple[Option, dict[str, msgspec.Raw], tuple[Part, ...]]:
+    def _head(self, draft: Draft, job: _Job, deadline: Deadline) -> Option:
         """The tools without the whitespace between their tokens, which no model sees: no tokens are counted for it."""
         raw = bytes(job.request.fields.get("tools", b""))
-        compact = self._compact(raw, job.policy, deadline) if raw else raw
-        head = Option(compact, compact, len(compact) // 4, len(compact) // 4)
-        if compact == raw:
-            return head, {}, ()
-        part = Part("whitespace between tokens", "tools", why=f"{len(raw) - len(compact)} bytes that no model is shown")
-        return head, {"tools": msgspec.Raw(compact)}, (part,)
+        whole = self._compact(raw, job.policy, deadline) if raw else raw
+        chosen = whole if draft.tools is None else self._compact(draft.tools, job.policy, deadline)
+        return Option(whole, chosen, len(whole) // 4, len(chosen) // 4)
 
     def _compact(self, raw: bytes, policy: CompressionPolicy, deadline: Deadline) -> bytes:
         key = extend(b"tools", raw)
@@ -239,6 +246,16 @@ def _job(exchange: Exchange, policy: CompressionPolicy, now: float) -> _Job:
         floor=policy.floor,
     )
     return _Job(exchange.working, exchange.tenant.name, target, terms, policy, now)
+
+
+def _tools_field(request: Request, head: Option, sending: Sending) -> tuple[dict[str, msgspec.Raw], tuple[Part, ...]]:
+    raw = bytes(request.fields.get("tools", b""))
+    compact = head.changed if sending.head and head.changed is not None else head.original
+    if compact == raw:
+        return {}, ()
+    spared = len(raw) - len(head.original)
+    part = Part("whitespace between tokens", "tools", why=f"{spared} bytes that no model is shown")
+    return {"tools": msgspec.Raw(compact)}, (part,) if spared else ()
 
 
 def _expected_output(request: Request) -> int:

@@ -42,6 +42,7 @@ class CacheRules:
 OPENAI = CacheRules()
 ANTHROPIC = CacheRules(step=1, write=1.25, marked=True)
 ENGINE = CacheRules(minimum=0, step=16)
+NO_GAIN = "nothing to gain"
 _CLAUDE = re.compile(r"claude|anthropic", re.IGNORECASE)
 
 
@@ -187,7 +188,7 @@ def _saved(candidates: Sequence[Candidate], chosen: int, terms: Terms, instead: 
 def _why_not(candidates: Sequence[Candidate], terms: Terms) -> str:
     first, others = candidates[0], candidates[1:]
     if all(c.tokens >= first.tokens for c in others):
-        return "nothing to gain"
+        return NO_GAIN
     if all(c.keep < terms.floor for c in others):
         return f"less than the floor of {terms.floor:g} would be left"
     allowed = [c for c in others if c.keep >= terms.floor]

@@ -3,25 +3,23 @@
     tools           that do not bear on the question   tool_choice.py
     old turns       dropped, or summarised             turns.py, summaries.py
     demonstrations  dropped whole                      demonstrations.py
-    prose           its least surprising words         surprise.py
 
 Large things first, so that nothing is spent on what goes anyway. After each tier stands a check: what would leave less
-than the policy's floor, or would lose a text that the caller wants kept, is not done. The tiers are imported when a
-tenant first uses them: some need numpy.
+than the policy's floor, or would lose a text that the caller wants kept, is not done. The tiers are imported on the
+threads and when a tenant first uses them: they need numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import msgspec
-
-from ..protocol.exchange import Exchange, Part
-from ..protocol.messages import Request
+from ..protocol.errors import TrimtabError
+from ..protocol.exchange import Exchange
 from .deadline import Deadline, OutOfTime
+from .draft import Draft
 from .memo import Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
@@ -30,51 +28,44 @@ from .spans import Conversation
 
 if TYPE_CHECKING:
     from .summaries import Summaries, Summariser
+    from .tool_choice import ToolsProposal
 
-_COUNTING_SECONDS = 0.2
+T = TypeVar("T")
+Vectors = Mapping[str, Any]  # a text's unit vector: a row of numpy's, which is not imported here
+
+TOOLS = "tools that do not bear on the question"
+TURNS = "oldest turns"
+DEMONSTRATIONS = "demonstrations"
 SUMMARY_SECONDS = 10.0  # a whole answer of a small model; where there is none by then, the turns stay
+_COUNTING_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A request as the tiers have left it so far. `index` says where each message of `conversation` stood in `first`;
-    `keep` is the share that is left of the request's tokens, counted from what the client sent."""
+class Embedder(Protocol):
+    """What this room needs of one: unit vectors, in order. May raise anything of the error tree."""
 
-    request: Request
-    first: Conversation
-    conversation: Conversation
-    index: tuple[int, ...]
-    parts: tuple[Part, ...] = ()
-    keep: float = 1.0
-
-    @classmethod
-    def begin(cls, request: Request) -> Draft | None:
-        """None where the request cannot be read safely, or has no messages."""
-        conversation = Conversation.read(request)
-        if conversation is None or not conversation.messages:
-            return None
-        return cls(request, conversation, conversation, tuple(range(len(conversation.messages))))
-
-    @property
-    def lossy(self) -> bool:
-        return self.conversation is not self.first
-
-    def after(self, proposal: Proposal) -> Draft | None:
-        """The draft with a proposal carried out; None where the result cannot be read, or nothing is left."""
-        raw = self.conversation.rewrite(proposal.texts, proposal.dropped)
-        request = self.request.with_fields(**{self.conversation.field: msgspec.Raw(raw)})
-        conversation = Conversation.read(request)
-        if conversation is None or not conversation.messages:
-            return None
-        index = tuple(at for i, at in enumerate(self.index) if i not in proposal.dropped)
-        return replace(self, request=request, conversation=conversation, index=index)
+    async def embed(self, texts: Sequence[str], *, tenant: str = "") -> Any: ...
 
 
-Tier = Callable[[Draft, Exchange], Awaitable[Proposal]]
+@dataclass(slots=True)
+class _Run:
+    """One request, and the seconds that are left for what needs no model."""
+
+    exchange: Exchange
+    policy: CompressionPolicy
+    whole: int  # tokens of what the client sent, before any stage
+    tools: int  # those of them that are the tools
+    seconds: float
+
+    def too_little(self, keep: float) -> str | None:
+        floor = self.policy.floor
+        return f"it would leave {keep:.0%}, and the floor is {floor:.0%}" if keep < floor else None
 
 
 class Lossy:
-    """Runs the tiers that a policy names. What a tier cannot do in time is left out, with a word on the receipt."""
+    """Runs the tiers that a policy names. What a tier cannot do in time is left out, with a word on the receipt.
+
+    `embedder` may be set and changed at any time; without one, words alone decide what is alike.
+    """
 
     def __init__(
         self,
@@ -83,6 +74,7 @@ class Lossy:
         clock: Callable[[], float],
         summariser: Callable[[Exchange], Summariser | None] | None = None,
     ) -> None:
+        self.embedder: Embedder | None = None
         self._pool = pool
         self._sizes = sizes
         self._clock = clock
@@ -90,84 +82,120 @@ class Lossy:
         self._summaries: Summaries | None = None
 
     async def __call__(self, draft: Draft, exchange: Exchange, policy: CompressionPolicy) -> Draft:
-        """The draft after every tier that did something; `deadline_ms` bounds those without a model together."""
+        """The draft after every tier that did something. Raises OutOfTime or Busy before the first."""
         whole = await self._client_tokens(draft, exchange)
-        deadline = Deadline(policy.deadline_ms / 1000, self._clock)
-        for what, tier in self._tiers(policy, deadline):
-            try:
-                proposal = await tier(draft, exchange)
-            except (OutOfTime, Busy) as e:
-                draft = _left(draft, what, e.message)
-                continue
-            draft = await self._carried_out(draft, what, proposal, exchange, policy.floor, whole)
+        run = _Run(exchange, policy, whole, draft.tools_tokens, policy.deadline_ms / 1000)
+        if policy.tools.enabled and "tools" in draft.request.fields:
+            draft = await self._tools(draft, run)
+        if policy.turns.enabled:
+            draft = await self._tier(draft, run, TURNS, self._turns)
+        if policy.demonstrations.enabled:
+            draft = await self._tier(draft, run, DEMONSTRATIONS, self._demonstrations)
         return draft
 
-    def _tiers(self, policy: CompressionPolicy, deadline: Deadline) -> list[tuple[str, Tier]]:
-        tiers: list[tuple[str, Tier]] = []
-        if policy.turns.enabled:
-            tiers.append(("oldest turns", partial(self._turns, policy, deadline)))
-        if policy.demonstrations.enabled:
-            tiers.append(("demonstrations", partial(self._demonstrations, policy, deadline)))
-        return tiers
+    async def _tier(self, draft: Draft, run: _Run, what: str, tier: Callable[[Draft, _Run], Any]) -> Draft:
+        try:
+            proposal: Proposal = await tier(draft, run)
+            if not proposal:
+                return draft.saying(proposal.parts)
+            made = await self._timed(run, lambda _: draft.after(proposal))
+            if made is None:
+                return draft.without(what, "the result could not be read")
+            texts = await self._tokens(made.conversation)
+        except (OutOfTime, Busy) as e:
+            return draft.without(what, e.message)
+        why = run.too_little((texts + made.tools_tokens) / max(1, run.whole))
+        if why is None and draft.has_lost(run.exchange.facts.get("keep") or (), made):
+            why = "a text that the caller keeps would go"
+        keep = (texts + run.tools) / max(1, run.whole)
+        return replace(made, keep=min(keep, draft.keep)) if why is None else draft.without(what, why)
 
-    async def _carried_out(
-        self, draft: Draft, what: str, proposal: Proposal, exchange: Exchange, floor: float, whole: int
-    ) -> Draft:
-        if not proposal:
-            return replace(draft, parts=(*draft.parts, *proposal.parts))
-        made = draft.after(proposal)
-        if made is None:
-            return _left(draft, what, "the result could not be read")
-        keep = await self._tokens(made.conversation) / max(1, whole)
-        if keep < floor:
-            return _left(draft, what, f"it would leave {keep:.0%}, and the floor is {floor:.0%}")
-        if _lost(draft.conversation, made.conversation, exchange.facts.get("keep") or ()):
-            return _left(draft, what, "a text that the caller keeps would go")
-        return replace(made, parts=(*draft.parts, *proposal.parts), keep=min(keep, draft.keep))
+    async def _tools(self, draft: Draft, run: _Run) -> Draft:
+        raw, choice = (bytes(draft.request.fields.get(name, b"")) for name in ("tools", "tool_choice"))
 
-    async def _client_tokens(self, draft: Draft, exchange: Exchange) -> int:
-        """What the client sent, before any stage: the floor is a share of that."""
-        if exchange.working is exchange.original:
-            return await self._tokens(draft.first)
-        sent = await self._pool.run(lambda _: Conversation.read(exchange.original), self._patience())
-        return await self._tokens(sent or draft.first)
+        def texts(_: Deadline) -> list[str]:
+            from .tool_choice import wanted
 
-    async def _tokens(self, conversation: Conversation) -> int:
-        return sum(await self._pool.run(lambda d: self._sizes.of(conversation, d), self._patience()))
+            return wanted(draft.conversation, raw)
 
-    def _patience(self) -> Deadline:
-        return Deadline(_COUNTING_SECONDS, self._clock)
+        def chosen(deadline: Deadline) -> ToolsProposal:
+            from .tool_choice import tools
 
-    async def _turns(self, policy: CompressionPolicy, deadline: Deadline, draft: Draft, exchange: Exchange) -> Proposal:
+            return tools(draft.conversation, raw, run.policy.tools, deadline, vectors, choice)
+
+        try:
+            vectors = await self._vectors(texts, run)
+            made = await self._timed(run, chosen)
+        except (OutOfTime, Busy) as e:
+            return draft.without(TOOLS, e.message)
+        if made.raw is None:
+            return draft.saying(made.parts)
+        shorter = replace(draft, tools=made.raw)
+        keep = 1 - (draft.tools_tokens - shorter.tools_tokens) / max(1, run.whole)
+        why = run.too_little(keep)
+        return shorter.saying(made.parts) if why is None else draft.without(TOOLS, why)
+
+    async def _turns(self, draft: Draft, run: _Run) -> Proposal:
         from .turns import dropping, find
 
-        cuts = await self._pool.run(lambda d: find(draft.conversation, policy.turns, d), deadline)
-        summariser = self._summariser(exchange) if policy.turns.summarise and self._summariser else None
-        if summariser is None or not cuts.moves:
+        policy = run.policy.turns
+        cuts = await self._timed(run, lambda deadline: find(draft.conversation, policy, deadline))
+        summariser = self._summariser(run.exchange) if policy.summarise and self._summariser and cuts.moves else None
+        if summariser is None:
             return dropping(cuts)
         if self._summaries is None:
             from .summaries import Summaries
 
             self._summaries = Summaries()
         patience = Deadline(SUMMARY_SECONDS, self._clock)
-        whose = exchange.tenant.name
+        whose = run.exchange.tenant.name
         return await self._summaries.summarised(draft.conversation, cuts, summariser, patience, whose)
 
-    async def _demonstrations(
-        self, policy: CompressionPolicy, deadline: Deadline, draft: Draft, exchange: Exchange
-    ) -> Proposal:
-        from .demonstrations import demonstrations
+    async def _demonstrations(self, draft: Draft, run: _Run) -> Proposal:
+        def texts(deadline: Deadline) -> list[str]:
+            from .demonstrations import wanted
 
-        return await self._pool.run(lambda d: demonstrations(draft.conversation, policy.demonstrations, d), deadline)
+            return wanted(draft.conversation, deadline)
 
+        def left(deadline: Deadline) -> Proposal:
+            from .demonstrations import demonstrations
 
-def _left(draft: Draft, what: str, why: str) -> Draft:
-    return replace(draft, parts=(*draft.parts, Part(what, count=0, why=why)))
+            return demonstrations(draft.conversation, run.policy.demonstrations, deadline, vectors)
 
+        vectors = await self._vectors(texts, run)
+        return await self._timed(run, left)
 
-def _lost(before: Conversation, after: Conversation, keep: Sequence[str]) -> bool:
-    """Whether a text that stood in the messages stands in none of them any more."""
-    if not keep:
-        return False
-    texts = [span.text for span in before.spans], [span.text for span in after.spans]
-    return any(any(text in t for t in texts[0]) and not any(text in t for t in texts[1]) for text in keep)
+    async def _timed(self, run: _Run, work: Callable[[Deadline], T]) -> T:
+        """Work of a tier without a model: all of it together has the policy's `deadline_ms`."""
+        started = self._clock()
+        try:
+            return await self._pool.run(work, Deadline(run.seconds, self._clock))
+        finally:
+            run.seconds = max(0.0, run.seconds - (self._clock() - started))
+
+    async def _vectors(self, texts: Callable[[Deadline], list[str]], run: _Run) -> Vectors | None:
+        """Unit vectors by text; None where there is no embedder, or not in time: the tiers can do without."""
+        if self.embedder is None:
+            return None
+        wanted = list(dict.fromkeys(await self._timed(run, texts)))
+        if not wanted:
+            return None
+        try:
+            async with asyncio.timeout(run.policy.context.deadline_ms / 1000):
+                made = await self.embedder.embed(wanted, tenant=run.exchange.tenant.name)
+        except (TimeoutError, TrimtabError):
+            return None
+        return dict(zip(wanted, made, strict=True))
+
+    async def _client_tokens(self, draft: Draft, exchange: Exchange) -> int:
+        """What the client sent, before any stage: the floor is a share of that."""
+        sent: Conversation | None = draft.first
+        if exchange.working is not exchange.original:
+            sent = await self._pool.run(lambda _: Conversation.read(exchange.original), self._patience())
+        return await self._tokens(sent or draft.first) + draft.tools_tokens
+
+    async def _tokens(self, conversation: Conversation) -> int:
+        return sum(await self._pool.run(lambda d: self._sizes.of(conversation, d), self._patience()))
+
+    def _patience(self) -> Deadline:
+        return Deadline(_COUNTING_SECONDS, self._clock)

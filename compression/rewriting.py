@@ -17,8 +17,8 @@ import msgspec
 from ..protocol.exchange import Part
 from ..protocol.tokens import estimate
 from .deadline import Deadline, OutOfTime
+from .draft import Draft
 from .lossless import lossless
-from .lossy import Draft
 from .memo import Outcome, Recent, Sizes
 from .prefix import Option, chain, seed
 from .proposal import Proposal
@@ -152,7 +152,7 @@ def relabelled(parts: Sequence[Part], index: Sequence[int]) -> tuple[Part, ...]:
 
 def shown(parts: Sequence[Part], sending: Sending) -> tuple[Part, ...]:
     """What belongs on the receipt: of a message that goes as it came only why it does; a long list summed up."""
-    kept = [part for part in parts if _goes(part, sending.taken)]
+    kept = [part for part in parts if part.why is not None or _goes(part, sending)]
     if len(kept) <= _MOST_PARTS:
         return tuple(kept)
     sums: dict[tuple[str, str | None], Part] = {}
@@ -167,7 +167,9 @@ def shown(parts: Sequence[Part], sending: Sending) -> tuple[Part, ...]:
     return tuple(list(sums.values())[:_MOST_PARTS])
 
 
-def _goes(part: Part, taken: Sequence[bool]) -> bool:
+def _goes(part: Part, sending: Sending) -> bool:
+    if part.where == "tools":
+        return sending.head
     found = _WHERE.match(part.where)
     at = int(found[1]) if found else -1
-    return not 0 <= at < len(taken) or taken[at] or part.why is not None
+    return sending.taken[at] if 0 <= at < len(sending.taken) else sending.raw is not None

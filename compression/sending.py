@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..protocol.tokens import estimate
 from .deadline import Deadline
-from .gate import Candidate, Decision, Terms, decide
+from .gate import NO_GAIN, Candidate, Decision, Terms, decide
 from .memo import Sizes
 from .prefix import Option, PrefixMemory, chain, seed
 from .proposal import Proposal
@@ -140,6 +140,8 @@ def choose(
     goes_on = bool(versions.head.tokens) or any(m.role == "assistant" for m in versions.conversation.messages)
     again = 0.0 if settled else 1.0 if goes_on else memory.again(tenant, target)
     decision = decide(candidates, replace(terms, marked=versions.marked(), again=again), walk.instead)
+    if not decision.chosen and decision.reason == NO_GAIN:
+        decision = replace(decision, reason="the provider's cache may hold it as it was sent before")
     taken = ways[decision.chosen]
     pieces = [o.changed if take else o.original for o, take in zip(options, taken, strict=True)]
     digests = chain((piece for piece in pieces if piece is not None), seed(target))
@@ -155,6 +157,4 @@ def _tokens(options: Sequence[Option], way: Sequence[bool]) -> int:
 def _as_it_came(options: Sequence[Option], target: str) -> Sending:
     size = sum(option.tokens for option in options)
     digests = chain((option.original for option in options), seed(target))
-    return Sending(
-        Decision(0, "nothing to gain", None), None, False, (False,) * (len(options) - 1), size, size, digests
-    )
+    return Sending(Decision(0, NO_GAIN, None), None, False, (False,) * (len(options) - 1), size, size, digests)

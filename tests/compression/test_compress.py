@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from trimtab.compression.compress import Compress
 from trimtab.compression.deadline import Deadline, OutOfTime
-from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, TurnsPolicy
+from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, ToolsPolicy, TurnsPolicy
 from trimtab.compression.pool import Pool
 from trimtab.compression.prefix import PrefixMemory
 from trimtab.compression.proposal import Proposal
 from trimtab.compression.spans import Conversation
+from trimtab.protocol.errors import Overloaded
 from trimtab.protocol.exchange import Caller, Exchange, Price, Receipt, ReceiptLine, Target, Tenant
 from trimtab.protocol.messages import Kind, Request
 
@@ -129,8 +130,10 @@ async def test_tools_lose_their_whitespace_and_nothing_is_claimed_for_it(stage: 
 async def test_a_legacy_prompt_is_read_too(stage: Compress) -> None:
     prompt = "What does this say?\n" + json.dumps(records(60), indent=2)
     made = await through(stage, exchange({"model": "gpt", "prompt": prompt}, kind="completions"))
-    assert line(made).did in ("compacted", "left alone")
-    assert isinstance(json.loads(sent(made, "prompt")), str)
+    assert line(made).did == "compacted"
+    text = json.loads(sent(made, "prompt"))
+    assert text.startswith("What does this say?")
+    assert json.loads(text[text.index("[") :]) == records(60)
 
 
 # When it does nothing.
@@ -418,7 +421,90 @@ async def test_demonstrations_go_whole(stage: Compress) -> None:
     made = await through(
         stage, exchange(chat([{"role": "user", "content": shots + "\n\nQ: What is 3 plus 4?\nA:"}]), policy)
     )
-    if line(made).did == "compacted":
-        text = json.loads(sent(made))[0]["content"]
-        assert text.endswith("Q: What is 3 plus 4?\nA:")
-        assert all(shot in shots for shot in text.split("\n\n")[1:-1])
+    text = json.loads(sent(made))[0]["content"]
+    assert text.endswith("Q: What is 3 plus 4?\nA:")
+    assert line(made).parts[0].what == "demonstrations"
+    assert 1 < len([shot for shot in shots.split("\n\n") if shot in text]) < 40
+
+
+NAMES = ("weather", "stocks", "calendar", "email", "translate", "route", "music", "lights")
+
+
+def tool(name: str) -> dict[str, Any]:
+    described = f"Everything about {name}: looks up {name}, changes {name}. " * 6
+    if name == "route":
+        described += "Knows every airport."
+    return {"type": "function", "function": {"name": f"get_{name}", "description": described, "parameters": {}}}
+
+
+ASKED = chat([{"role": "user", "content": "What is the weather at the airport?"}], tools=[*map(tool, NAMES)])
+
+
+def choosing(floor: float) -> CompressionPolicy:
+    return CompressionPolicy(deadline_ms=60_000, tools=ToolsPolicy(enabled=True, recall=0.95), floor=floor)
+
+
+async def test_tools_that_do_not_bear_on_the_question_go(stage: Compress) -> None:
+    made = await through(stage, exchange(ASKED, choosing(0.1), target=ENGINE))
+    kept = json.loads(sent(made, "tools"))
+    assert tool("weather") in kept
+    assert len(kept) < len(NAMES)
+    assert all(one in ASKED["tools"] for one in kept)
+    said = line(made)
+    assert [part.count for part in said.parts if part.what.startswith("tools")] == [len(NAMES) - len(kept)]
+    assert (said.tokens_after or 0) < 0.6 * (said.tokens_before or 0)
+
+
+async def test_tools_stay_where_the_floor_or_the_cache_asks_for_it(stage: Compress) -> None:
+    made = await through(stage, exchange(ASKED, choosing(1.0), target=ENGINE))
+    assert json.loads(sent(made, "tools")) == ASKED["tools"]
+    assert any("floor" in (part.why or "") for part in line(made).parts)
+    # All of them were sent a moment ago, so that they are in the engine's cache: to send fewer would cost more.
+    made = await through(stage, exchange(ASKED, choosing(0.1), target=ENGINE))
+    assert json.loads(sent(made, "tools")) == ASKED["tools"]
+    assert any("cache" in (part.why or "") for part in line(made).parts)
+
+
+class _Vectors:
+    """An embedder that knows letters only, and says which tenant asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def embed(self, texts: Sequence[str], *, tenant: str = "") -> Any:
+        import numpy as np
+
+        self.asked.append(tenant)
+        counts = np.array([[text.lower().count(c) + 0.1 for c in "abcdefghijklmnopqrstuvwxyz"] for text in texts])
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+async def test_an_embedder_is_asked_in_the_tenants_name_and_is_not_needed(stage: Compress) -> None:
+    vectors = _Vectors()
+    stage.embedder = vectors
+    made = await through(stage, exchange(ASKED, choosing(0.1), target=ENGINE, tenant="b"))
+    assert vectors.asked == ["b"]
+    assert tool("weather") in json.loads(sent(made, "tools"))
+
+    class Broken:
+        async def embed(self, texts: Sequence[str], *, tenant: str = "") -> Any:
+            raise Overloaded("no")
+
+    stage.embedder = Broken()
+    made = await through(stage, exchange(ASKED, choosing(0.1), target=ENGINE))
+    assert len(json.loads(sent(made, "tools"))) < len(NAMES)
+
+
+async def test_the_lossless_part_stands_where_the_rest_is_refused(stage: Compress) -> None:
+    """A quarter of the history could cost more in a longer answer than it saves; compact JSON could not."""
+    policy = CompressionPolicy(deadline_ms=60_000, turns=TurnsPolicy(enabled=True, above=2000, keep=0.1), floor=0.0)
+    talkative = Target("gpt", "openai", "gpt-4o", Price(2_000_000, 500_000, 32_000_000, known=True))
+    spoken = [*long_history(16), *result(json.dumps(records(8), indent=4))]
+    made = await through(stage, exchange(chat(spoken), policy, target=talkative))
+    after = json.loads(sent(made))
+    assert len(after) == len(spoken)
+    assert json.loads(after[-1]["content"]) == records(8)
+    assert after[-1]["content"] != spoken[-1]["content"]
+    (refused,) = [part for part in line(made).parts if part.what == "oldest turns"]
+    assert refused.why == "the wait or a longer answer would cost more than it saves"
+    assert (refused.tokens, refused.count) == (0, 0)
