@@ -60,11 +60,14 @@ def records(page: Page, first: int, last: int) -> list[Block]:
 
 
 def _carry_texts(value: Any) -> bool:
+    """Whether it is a list of records with texts. Of a conversation every turn counts, so it is none."""
     return isinstance(value, list) and len(value) > 1 and all(isinstance(one, dict) and _text(one) for one in value)
 
 
 def _text(record: dict[str, Any]) -> bool:
-    return any(isinstance(record.get(key), str) and len(record[key]) >= _LEAST_TEXT for key in _TEXTS)
+    return "role" not in record and any(
+        isinstance(record.get(key), str) and len(record[key]) >= _LEAST_TEXT for key in _TEXTS
+    )
 
 
 def _blocks(text: str, array: int) -> Iterator[Block]:

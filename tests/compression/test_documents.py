@@ -119,6 +119,7 @@ def test_retrieved_records_are_documents() -> None:
 
 
 def test_records_without_texts_are_no_documents() -> None:
+    assert blocks(json.dumps([{"role": "user", "content": one} for one in PROSE])) == ()
     assert blocks(json.dumps([{"id": i, "price": 3.5, "name": f"thing {i}"} for i in range(50)])) == ()
 
 
