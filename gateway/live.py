@@ -118,6 +118,7 @@ class Gateway:
         self._stages = Stages(lambda: self.live.catalogue, clock)
         self._config = config
         self.live = self._build(config)
+        self._stages.adopt(self.live.pruning)
 
     # Life: start, reconfigure, drain, close.
 
@@ -150,6 +151,7 @@ class Gateway:
             raise
         outlived = self.live.pruning
         self.live, self._config = live, config
+        self._stages.adopt(pruning)
         if outlived is not pruning:
             await outlived.close()  # a request that still waits for it goes on unpruned
         kept = {id(served.backend) for _, served in self._backends.values()}

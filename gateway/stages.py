@@ -29,7 +29,7 @@ log = logging.getLogger("trimtab.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """The `prune` stage, and the embedder that was opened for it; None where no tenant prunes."""
+    """The `prune` stage, and the embedder that was opened for it; None where no tenant asks for what needs one."""
 
     stage: Prune
     options: EmbedOptions | None = None
@@ -55,7 +55,7 @@ class Stages:
 
     def pruning(self, config: Config, before: Pruning | None = None) -> Pruning:
         """The one that there was, if the configuration asks for the same; else a new one, to be started."""
-        options = config.embedder.resolved() if _prunes(config) else None
+        options = config.embedder.resolved() if _embeds(config) else None
         if before is not None and before.options == options:
             return before
         embedder = None if options is None else _opened(options)
@@ -65,6 +65,10 @@ class Stages:
         """The stages in their order."""
         return [Recall(), pruning.stage, self._compress, Plan(), Route()]
 
+    def adopt(self, pruning: Pruning) -> None:
+        """The configuration that this was made for serves from now on."""
+        self._compress.embedder = pruning.embedder
+
     def close(self) -> None:
         """Wait for the threads, which stop at their deadlines. Blocks."""
         self._compress.close()
@@ -73,13 +77,14 @@ class Stages:
         return summariser(self._catalogue(), exchange, self._clock)
 
 
-def _prunes(config: Config) -> bool:
-    return any(tenant.policy.compress.context.enabled for tenant in config.tenants.values())
+def _embeds(config: Config) -> bool:
+    policies = [tenant.policy.compress for tenant in config.tenants.values()]
+    return any(policy.context.enabled or policy.tools.enabled for policy in policies)
 
 
 def _opened(options: EmbedOptions) -> Embedder | None:
     try:
         return open_embedder(options)
     except MissingExtra as e:
-        log.warning("nothing is pruned: %s", e)  # the stage says on every receipt that it has no embedder
+        log.warning("nothing is pruned: %s", e)  # the stage says so on every receipt
         return None

