@@ -86,7 +86,8 @@ class Terms:
 
     `marked`   tokens up to the last `cache_control` mark
     `output`   expected tokens of the answer
-    `again`    how likely this prompt comes again as the beginning of a longer one, 0 to 1
+    `again`    how often this prompt is expected again as the beginning of a longer one
+    `grows`    whether that is certain, because the conversation is under way
     `seconds`  that the change still adds to the request's time; `usd_per_s` what one is worth (money prices only)
     `floor`    the share of the request that lossy tiers must leave
     """
@@ -96,6 +97,7 @@ class Terms:
     marked: int = 0
     output: int = 512
     again: float = 1.0
+    grows: bool = True
     seconds: float = 0.0
     usd_per_s: float = 0.0
     floor: float = 0.5
@@ -121,15 +123,26 @@ def cost_now(candidate: Candidate, terms: Terms, *, original: bool = False) -> f
     return _prompt_cost(candidate, terms) + _output_cost(candidate, terms) + waiting
 
 
-def cost_again(candidate: Candidate, terms: Terms) -> float:
-    """What reading the same prompt costs in the next request of a conversation, weighted by how likely there is one.
+def cost_again(candidate: Candidate, terms: Terms, *, original: bool = False) -> float:
+    """What reading the same prompt again costs, in the requests of this conversation that are expected to follow.
 
-    This is what keeps a change from making a prompt too short for the provider to cache.
+    A changed prompt that is too short for the provider to cache is read at the full price. The original is taken to be
+    cached, however short: it would be sooner than the changed one, and that is what must not be lost.
     """
     rules, weights = terms.rules, terms.weights
     held = min(candidate.tokens, terms.marked) if rules.marked else candidate.tokens
-    held = held if held >= rules.minimum else 0
+    if held < rules.minimum and (rules.marked or not original):
+        held = 0
     return terms.again * (held * weights.cached + (candidate.tokens - held) * weights.input)
+
+
+def too_short(candidate: Candidate, terms: Terms) -> bool:
+    """Whether a changed prompt is one that its provider, who gives a discount, does not cache yet.
+
+    In a conversation that is under way such a change is not made at all.
+    """
+    rules, weights = terms.rules, terms.weights
+    return not rules.marked and candidate.tokens < rules.minimum and weights.cached < weights.input
 
 
 def expansion(keep: float) -> float:
@@ -140,13 +153,14 @@ def expansion(keep: float) -> float:
 def decide(candidates: Sequence[Candidate], terms: Terms, instead: int = 0) -> Decision:
     """The cheapest candidate now and on the next turn that costs no more now than the first, which is the original.
 
-    Equal ones: the earlier. A candidate below the floor is not looked at. `instead`: tokens of the original's beginning
-    that would be cached if nothing had ever been changed; it bears on what is said to be saved, not on the choice.
+    Equal ones: the earlier. One below the floor, or too short, is not looked at. `instead`: tokens of the original's
+    beginning that would be cached if nothing had ever been changed; it bears on what is said to be saved, not on the
+    choice.
     """
     first = candidates[0]
     limit, least, chosen = cost_now(first, terms, original=True), _whole(first, terms), 0
     for i, candidate in enumerate(candidates[1:], 1):
-        if candidate.keep < terms.floor:
+        if candidate.keep < terms.floor or (terms.grows and too_short(candidate, terms)):
             continue
         now = cost_now(candidate, terms)
         if now <= limit and now + cost_again(candidate, terms) < least:
@@ -160,7 +174,7 @@ def worth_trying(most: int, seconds: float, terms: Terms) -> bool:
 
 
 def _whole(original: Candidate, terms: Terms) -> float:
-    return cost_now(original, terms, original=True) + cost_again(original, terms)
+    return cost_now(original, terms, original=True) + cost_again(original, terms, original=True)
 
 
 def _prompt_cost(candidate: Candidate, terms: Terms) -> float:

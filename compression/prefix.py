@@ -17,7 +17,7 @@ _ENTRY_BYTES = 200  # a digest, a float and their place in an ordered dict, meas
 _PATHS = 4  # ways through a conversation that are followed at once
 _WINDOW = 256  # requests after which older ones count half
 _MOST_RATES = 10_000  # tenants times targets
-_PRIOR = 4  # requests whose conversation is taken to go on before it was seen whether they do
+_PRIOR = 4  # requests of which one is taken to go on, before it was seen how many do
 
 
 @dataclass(slots=True)
@@ -132,9 +132,9 @@ class PrefixMemory:
                 self._evict()
 
     def again(self, tenant: str, target: str) -> float:
-        """The share of this tenant's requests that went on from one it had sent before; 1.0 until there were some."""
+        """The share of this tenant's requests that went on from one it had sent before, below 1; 0.25 at first."""
         seen, went_on = self._continued.get((tenant, target), (0, 0))
-        return min(1.0, (went_on + _PRIOR) / (seen + _PRIOR))
+        return (went_on + 1) / (seen + _PRIOR)
 
     def walk(self, tenant: str, target: str, options: Sequence[Option], now: float) -> Walk:
         """What is probably cached of the original, of the changed request, and of the mixture that keeps to what was

@@ -13,7 +13,7 @@ from ..protocol.tokens import estimate
 from .deadline import Deadline
 from .gate import NO_GAIN, Candidate, Decision, Terms, decide
 from .memo import Sizes
-from .prefix import Option, PrefixMemory, chain, seed
+from .prefix import Option, PrefixMemory, Walk, chain, seed
 from .proposal import Proposal
 from .spans import Conversation, Span
 
@@ -120,7 +120,7 @@ def choose(
 ) -> Sending:
     """The cheapest of the three ways. `keep`: the share of the request that lossy tiers leave; `now`: in seconds.
 
-    `terms.marked` and `terms.again` are filled in here.
+    `terms.marked`, `again` and `grows` are filled in here.
     """
     options = versions.options
     if all(option.changed == option.original for option in options):
@@ -136,10 +136,7 @@ def choose(
         Candidate(_tokens(options, way), beginning, keep if i else 1.0)
         for i, (way, beginning) in enumerate(zip(ways, beginnings, strict=False))
     ]
-    settled = walk.mixed > walk.original  # a change that was made is not taken back for what the next turn may bring
-    goes_on = bool(versions.head.tokens) or any(m.role == "assistant" for m in versions.conversation.messages)
-    again = 0.0 if settled else 1.0 if goes_on else memory.again(tenant, target)
-    decision = decide(candidates, replace(terms, marked=versions.marked(), again=again), walk.instead)
+    decision = decide(candidates, _expecting(terms, versions, walk, memory.again(tenant, target)), walk.instead)
     if not decision.chosen and decision.reason == NO_GAIN:
         decision = replace(decision, reason="the provider's cache may hold it as it was sent before")
     taken = ways[decision.chosen]
@@ -148,6 +145,18 @@ def choose(
     raw = versions.assemble(taken[1:]) if decision.chosen else None
     size = candidates[decision.chosen].tokens
     return Sending(decision, raw, taken[0], taken[1:], candidates[0].tokens, size, digests)
+
+
+def _expecting(terms: Terms, versions: Versions, walk: Walk, rate: float) -> Terms:
+    """The terms with what is to be expected of this conversation. `rate`: how many of this tenant's go on."""
+    if walk.mixed > walk.original:
+        # A change was made before. It is not taken back for what the next turns may bring.
+        again, grows = 0.0, False
+    elif versions.head.tokens or any(m.role == "assistant" for m in versions.conversation.messages):
+        again, grows = 1.0, True
+    else:
+        again, grows = rate / (1 - rate), False  # as often as a coin of this weight falls on the same side
+    return replace(terms, marked=versions.marked(), again=again, grows=grows)
 
 
 def _tokens(options: Sequence[Option], way: Sequence[bool]) -> int:

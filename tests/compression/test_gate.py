@@ -37,7 +37,8 @@ terms = st.builds(
     rules=rules,
     marked=tokens,
     output=st.integers(0, 4096),
-    again=st.floats(0, 1),
+    again=st.floats(0, 30),
+    grows=st.booleans(),
     seconds=st.floats(0, 10),
     usd_per_s=st.floats(0, 10),
     floor=st.floats(0, 1),
@@ -60,21 +61,28 @@ def test_on_the_next_turn_it_does_not_cost_more_either(ways: list[Candidate], un
     chosen = ways[decide(ways, under).chosen]
 
     def both(c: Candidate) -> float:
-        return cost_now(c, under, original=c is ways[0]) + cost_again(c, under)
+        return cost_now(c, under, original=c is ways[0]) + cost_again(c, under, original=c is ways[0])
 
     assert both(chosen) <= both(ways[0])
 
 
 @given(st.lists(candidates, min_size=2, max_size=3), terms, st.integers(2, 1000))
 def test_without_prices_only_proportions_matter(ways: list[Candidate], under: Terms, factor: int) -> None:
-    unknown = Terms(Weights.of(Price()), under.rules, under.marked, under.output, under.again, floor=under.floor)
+    unknown = Terms(
+        Weights.of(Price()), under.rules, under.marked, under.output, under.again, under.grows, floor=under.floor
+    )
     scaled = Weights(float(factor), 0.1 * factor, 4.0 * factor, money=False)
     decision = decide(ways, unknown)
     assert decision.saved_microusd is None
     # Rounding may part ways that cost the same; nothing else may.
-    other = decide(ways, Terms(scaled, under.rules, under.marked, under.output, under.again, floor=under.floor))
+    other = decide(
+        ways, Terms(scaled, under.rules, under.marked, under.output, under.again, under.grows, floor=under.floor)
+    )
     if other.chosen != decision.chosen:
-        a, b = (cost_now(ways[d.chosen], unknown) + cost_again(ways[d.chosen], unknown) for d in (decision, other))
+        a, b = (
+            cost_now(ways[i], unknown) + cost_again(ways[i], unknown, original=i == 0)
+            for i in (decision.chosen, other.chosen)
+        )
         assert a == pytest.approx(b)
 
 
@@ -106,7 +114,11 @@ def test_a_prompt_is_not_made_too_short_to_be_cached() -> None:
     decision = decide(ways, under)
     assert decision.chosen == 0
     assert decision.reason == "it would be too short for the provider's cache on the next turn"
-    assert decide(ways, Terms(Weights.of(TWO_DOLLARS), again=0.0)).chosen == 1
+    assert decide(ways, Terms(Weights.of(TWO_DOLLARS), again=0.0, grows=False)).chosen == 1
+    assert decide(ways, Terms(Weights.of(TWO_DOLLARS), again=9.0, grows=False)).chosen == 0
+    # Neither is cached yet, but the conversation grows, and the original would be first.
+    assert decide([Candidate(1_000), Candidate(900)], under).chosen == 0
+    assert decide([Candidate(1_000), Candidate(900)], Terms(Weights.of(TWO_DOLLARS), ENGINE)).chosen == 1
 
 
 def test_below_the_floor_is_refused_and_named() -> None:

@@ -113,13 +113,13 @@ def test_a_busy_tenant_does_not_push_out_a_quiet_one() -> None:
 
 def test_how_often_conversations_go_on_is_learnt() -> None:
     memory = PrefixMemory()
-    assert memory.again("a", "gpt") == 1.0
+    assert memory.again("a", "gpt") == 0.25
     for i in range(36):
         memory.remember("a", "gpt", [b"s", b"%d" % i], float(i))
-    assert memory.again("a", "gpt") == 0.1
-    assert memory.again("a", "other") == 1.0
+    assert memory.again("a", "gpt") == 1 / 40
+    assert memory.again("a", "other") == 0.25
     other = PrefixMemory()
-    for i in range(1, 20):
+    for i in range(1, 60):
         other.remember("a", "gpt", [b"%d" % j for j in range(i)], float(i))
     assert other.again("a", "gpt") > 0.9
 
