@@ -51,7 +51,8 @@ class Span:
 
     `kind`: "text" is a message's content (whole, or one text part of it), "result" a tool's (role tool or function),
     "arguments" a tool call's arguments, "other" a refusal or a text that is none of these.
-    `protected` says why no tier may change it ("system text", "cached prefix", ...); None: it may.
+    `protected` says why no tier may change it ("system text", "cached prefix", ...); None: it may. `tool` names
+    the tool whose result it is, where the conversation tells.
     """
 
     message: int
@@ -61,6 +62,7 @@ class Span:
     end: int
     text: str
     protected: str | None = None
+    tool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +188,9 @@ def _messages(raw: bytes, all_frozen: bool) -> Iterator[Message]:
         raise Odd
     mark = len(raw) if all_frozen else _last_mark(raw)
     spans = 0
+    called: dict[str, str] = {}
     for index, place in enumerate(items(raw, (0, len(raw)), MOST_MESSAGES)):
-        message = _message(raw, index, place, frozen=place[0] < mark)
+        message = _message(raw, index, place, called, frozen=place[0] < mark)
         spans += len(message.spans)
         if spans > MOST_SPANS:
             raise Odd
@@ -202,19 +205,38 @@ def _last_mark(raw: bytes) -> int:
     return marks[-1] if marks else -1
 
 
-def _message(raw: bytes, index: int, place: Place, frozen: bool) -> Message:
+def _message(raw: bytes, index: int, place: Place, called: dict[str, str], frozen: bool) -> Message:
+    """`called`: the tools called so far, by the call's id; the message's own are added."""
     found = members(raw, place)
     role = string(raw, found.get("role"))
     if role is None:
         raise Odd
     general = _ROLES.get(role) or (None if role in _OPEN_ROLES else "an unknown role")
     general = general or ("cached prefix" if frozen else None)
+    tool = _tool(raw, found, called) if role in _RESULTS else ""
     spans = []
     for kind, where, why in _texts(raw, found, role):
         text = string(raw, where)
         if text is not None:
-            spans.append(Span(index, role, kind, *where, text, why or general))
+            spans.append(Span(index, role, kind, *where, text, why or general, tool))
+    if "tool_calls" in found and not is_null(raw, found["tool_calls"]):
+        called |= _called(raw, found["tool_calls"])
     return Message(index, role, *place, frozen, tuple(spans))
+
+
+def _tool(raw: bytes, found: Mapping[str, Place], called: Mapping[str, str]) -> str:
+    """Whose result a message is: by the id of the call, or by its own word."""
+    name = called.get(string(raw, found.get("tool_call_id")) or "")
+    return name or string(raw, found.get("name")) or ""
+
+
+def _called(raw: bytes, place: Place) -> dict[str, str]:
+    made = {}
+    for call in (members(raw, place) for place in items(raw, place)):
+        function, call_id = call.get("function"), string(raw, call.get("id"))
+        if call_id and function is not None and not is_null(raw, function):
+            made[call_id] = string(raw, members(raw, function).get("name")) or ""
+    return made
 
 
 _Text = tuple[Kind, Place, str | None]  # the last is a reason of its own to protect it

@@ -315,3 +315,21 @@ def test_a_legacy_prompt_is_one_user_message() -> None:
 def test_a_request_without_messages_has_nothing_to_read() -> None:
     assert Conversation.read(Request("chat", b"", {})) is None
     assert Conversation.read(Request("embeddings", b"", {"prompt": msgspec.Raw(b'"x"')})) is None
+
+
+def test_a_result_knows_its_tool() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "read_file", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "read it"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "x"},
+        {"role": "tool", "tool_call_id": "c2", "content": "y"},
+        {"role": "function", "name": "search", "content": "z"},
+    ]
+    found = Conversation.read(Request.build("chat", {"model": "m", "messages": messages}))
+    assert found is not None
+    assert [(span.kind, span.tool) for span in found.spans if span.kind == "result"] == [
+        ("result", "read_file"),
+        ("result", ""),
+        ("result", "search"),
+    ]
