@@ -36,6 +36,7 @@ from .sending import Sending, choose
 
 if TYPE_CHECKING:
     from .summaries import Summariser
+    from .surprise import Scorer
 
 _GRACE = 0.015  # seconds for reading and for the arithmetic, beside the tiers' own deadline
 _OUTPUT = 512  # expected tokens of an answer
@@ -77,15 +78,17 @@ class Compress:
         memory: PrefixMemory | None = None,
         clock: Callable[[], float] = time.monotonic,
         summariser: Callable[[Exchange], Summariser | None] | None = None,
+        scorer: Callable[[str | None], Scorer | None] | None = None,
         memo_bytes: int = 32 << 20,
     ) -> None:
-        """`pool` and `memory` may be shared, so that what is remembered outlives a configuration."""
+        """`pool` and `memory` may be shared. `summariser` gives a request's own, `scorer` the model of a name that
+        reads prose, if there is one."""
         self.counts: Counter[str] = Counter()
         self._pool = pool or Pool()
         self._memory = memory or PrefixMemory()
         self._clock = clock
         self._sizes = Sizes()
-        self._lossy = Lossy(self._pool, self._sizes, clock, summariser)
+        self._lossy = Lossy(self._pool, self._sizes, clock, summariser, scorer)
         self._rewriting = Rewriting(self._sizes, memo_bytes)
         self._tools: Recent[bytes] = Recent(memo_bytes // 8)
         self._pace = 0.0  # seconds a byte, a running mean

@@ -3,6 +3,7 @@
     tools           that do not bear on the question   tool_choice.py
     old turns       dropped, or summarised             turns.py, summaries.py
     demonstrations  dropped whole                      demonstrations.py
+    prose           without unsurprising words         surprise.py
 
 Large things first, so that nothing is spent on what goes anyway. After each tier stands a check: what would leave less
 than the policy's floor, or would lose a text that the caller wants kept, is not done. The tiers are imported on the
@@ -12,12 +13,13 @@ threads and when a tenant first uses them: they need numpy.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..protocol.errors import TrimtabError
-from ..protocol.exchange import Exchange
+from ..protocol.exchange import Exchange, Part
 from .deadline import Deadline, OutOfTime
 from .draft import Draft
 from .memo import Sizes
@@ -28,6 +30,7 @@ from .spans import Conversation
 
 if TYPE_CHECKING:
     from .summaries import Summaries, Summariser
+    from .surprise import Prose, Scorer
     from .tool_choice import ToolsProposal
 
 T = TypeVar("T")
@@ -36,8 +39,11 @@ Vectors = Mapping[str, Any]  # a text's unit vector: a row of numpy's, which is 
 TOOLS = "tools that do not bear on the question"
 TURNS = "oldest turns"
 DEMONSTRATIONS = "demonstrations"
+PROSE = "unsurprising words"
 SUMMARY_SECONDS = 10.0  # a whole answer of a small model; where there is none by then, the turns stay
 _COUNTING_SECONDS = 0.2
+_LOADING_SECONDS = 2.0  # numpy, once
+_MOST_READERS = 256
 
 
 class Embedder(Protocol):
@@ -73,13 +79,18 @@ class Lossy:
         sizes: Sizes,
         clock: Callable[[], float],
         summariser: Callable[[Exchange], Summariser | None] | None = None,
+        scorer: Callable[[str | None], Scorer | None] | None = None,
     ) -> None:
+        """`scorer` gives the model of a name that reads prose (None: the first there is), if there is one."""
         self.embedder: Embedder | None = None
         self._pool = pool
         self._sizes = sizes
         self._clock = clock
         self._summariser = summariser
+        self._scorer = scorer
         self._summaries: Summaries | None = None
+        # One for each tenant: what is warm must not tell one what another has sent.
+        self._readers: OrderedDict[tuple[str, str | None], tuple[Scorer, Prose]] = OrderedDict()
 
     async def __call__(self, draft: Draft, exchange: Exchange, policy: CompressionPolicy) -> Draft:
         """The draft after every tier that did something. Raises OutOfTime or Busy before the first."""
@@ -91,6 +102,8 @@ class Lossy:
             draft = await self._tier(draft, run, TURNS, self._turns)
         if policy.demonstrations.enabled:
             draft = await self._tier(draft, run, DEMONSTRATIONS, self._demonstrations)
+        if policy.prose.enabled:
+            draft = await self._tier(draft, run, PROSE, self._prose)
         return draft
 
     async def _tier(self, draft: Draft, run: _Run, what: str, tier: Callable[[Draft, _Run], Any]) -> Draft:
@@ -104,6 +117,8 @@ class Lossy:
             texts = await self._tokens(made.conversation)
         except (OutOfTime, Busy) as e:
             return draft.without(what, e.message)
+        except ImportError as e:
+            return draft.without(what, f"{e.name} is not installed")
         why = run.too_little((texts + made.tools_tokens) / max(1, run.whole))
         if why is None and draft.has_lost(run.exchange.facts.get("keep") or (), made):
             why = "a text that the caller keeps would go"
@@ -128,6 +143,8 @@ class Lossy:
             made = await self._timed(run, chosen)
         except (OutOfTime, Busy) as e:
             return draft.without(TOOLS, e.message)
+        except ImportError as e:
+            return draft.without(TOOLS, f"{e.name} is not installed")
         if made.raw is None:
             return draft.saying(made.parts)
         shorter = replace(draft, tools=made.raw)
@@ -165,6 +182,20 @@ class Lossy:
         vectors = await self._vectors(texts, run)
         return await self._timed(run, left)
 
+    async def _prose(self, draft: Draft, run: _Run) -> Proposal:
+        policy = run.policy.prose
+        scorer = self._scorer(policy.scorer) if self._scorer is not None else None
+        if scorer is None:
+            return Proposal(parts=[Part(PROSE, count=0, why="no model is configured that could read it")])
+        key = (run.exchange.tenant.name, policy.scorer)
+        known = self._readers.pop(key, None)
+        if known is None or known[0] is not scorer:
+            known = scorer, await self._pool.run(lambda _: _reader(scorer), Deadline(_LOADING_SECONDS, self._clock))
+        self._readers[key] = known
+        if len(self._readers) > _MOST_READERS:
+            self._readers.popitem(last=False)
+        return await known[1](draft.conversation, policy, Deadline(policy.deadline_ms / 1000, self._clock))
+
     async def _timed(self, run: _Run, work: Callable[[Deadline], T]) -> T:
         """Work of a tier without a model: all of it together has the policy's `deadline_ms`."""
         started = self._clock()
@@ -199,3 +230,9 @@ class Lossy:
 
     def _patience(self) -> Deadline:
         return Deadline(_COUNTING_SECONDS, self._clock)
+
+
+def _reader(scorer: Scorer) -> Prose:
+    from .surprise import Prose
+
+    return Prose(scorer)

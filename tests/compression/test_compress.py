@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from trimtab.compression.compress import Compress
 from trimtab.compression.deadline import Deadline, OutOfTime
-from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, ToolsPolicy, TurnsPolicy
+from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, ProsePolicy, ToolsPolicy, TurnsPolicy
 from trimtab.compression.pool import Pool
 from trimtab.compression.prefix import PrefixMemory
 from trimtab.compression.proposal import Proposal
@@ -508,3 +509,50 @@ async def test_the_lossless_part_stands_where_the_rest_is_refused(stage: Compres
     (refused,) = [part for part in line(made).parts if part.what == "oldest turns"]
     assert refused.why == "the wait or a longer answer would cost more than it saves"
     assert (refused.tokens, refused.count) == (0, 0)
+
+
+class _Tokens:
+    """Words as tokens; a longer word is less probable."""
+
+    def __init__(self, text: str) -> None:
+        import numpy as np
+
+        found = list(re.finditer(r"\s*\S+", text))
+        self.starts = np.array([m.start() for m in found], dtype=np.int64)
+        self.ends = np.array([m.end() for m in found], dtype=np.int64)
+        self.logprobs = np.array([-float(len(m[0])) for m in found], dtype=np.float32)
+
+
+class _Scorer:
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def logprobs(self, text: str, given: str = "") -> Any:
+        self.read += 1
+        return _Tokens(text)
+
+
+STORY = "The old harbour was a quiet place to be in the morning when all of the boats were out at sea again. " * 30
+
+
+async def test_prose_loses_its_least_surprising_words_once_per_tenant() -> None:
+    scorer = _Scorer()
+    stage = Compress(pool=Pool(), scorer=lambda name: scorer)
+    policy = CompressionPolicy(deadline_ms=60_000, prose=ProsePolicy(enabled=True, keep=0.7, deadline_ms=60_000))
+    made = await through(stage, exchange(chat(agent(STORY)), policy, target=ENGINE))
+    said = line(made)
+    assert said.parts[0].what == "unsurprising words"
+    assert (said.tokens_after or 0) < (said.tokens_before or 0)
+    read = scorer.read
+    again = await through(stage, exchange(chat(agent(STORY)), policy, target=ENGINE))
+    assert sent(again) == sent(made)
+    assert scorer.read == read
+    await through(stage, exchange(chat(agent(STORY)), policy, target=ENGINE, tenant="b"))
+    assert scorer.read > read
+    stage.close()
+
+
+async def test_without_a_model_to_read_it_prose_stays(stage: Compress) -> None:
+    policy = CompressionPolicy(deadline_ms=60_000, prose=ProsePolicy(enabled=True))
+    made = await through(stage, exchange(chat(agent(STORY)), policy))
+    assert any(part.why == "no model is configured that could read it" for part in line(made).parts)
