@@ -20,9 +20,14 @@ _RECORD_KEY = '"_omitted"'
 _WHOLE = frozenset({"tag", "numbered", "section", "chunk"})  # documents that go with what announces them
 
 
+def length(text: str) -> int:
+    """In bytes."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def size(text: str) -> int:
-    """Tokens, by bytes: cheap enough to ask of every unit."""
-    return (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))) // 4 + 1
+    """Tokens, by bytes: cheap enough to ask of everything."""
+    return length(text) // 4 + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ from .material import Material, beside, pruned_before, read, size
 from .prefix import extend
 from .question import follows_up, question, shortened
 from .spans import Conversation, Message, Span
+from .unit import Unit
 
 LEAST_RESULT = 400  # tokens of a tool's result below which it is left alone
 LEAST_DOCUMENTS = 150  # tokens of a user message's documents, likewise
-MOST_UNITS = 5000  # in one message: more cannot be embedded in any time that a request has
+MOST_TEXT = 600_000  # characters of a message: a longer one cannot be scored in any time that a request has
+MOST_UNITS = 5000  # in one message: likewise
 _LONGEST_ARGUMENTS = 500  # characters
 _PUNCTUATION = re.compile(r'[{}\[\]":,\\]+')
 
@@ -38,6 +40,10 @@ class Prunable:
     spans: tuple[Span, ...] = ()
     material: Material | None = None
     why: str | None = None
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        return self.material.units if self.material is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ def _look(message: Message, query: str, deadline: Deadline) -> Prunable | None:
     spans = tuple(span for span in message.spans if span.protected is None and span.kind in ("text", "result"))
     if any(pruned_before(span.text) for span in spans):
         return Prunable(message.index, query, why="it was pruned before")
+    if sum(len(span.text) for span in spans) > MOST_TEXT:
+        return Prunable(message.index, query, why="it is too long to be scored in time")
     results = message.role != "user"
     # A question that wants everything wants it of all kinds of material, and is asked before anything is cut.
     why = everything(query)
@@ -117,7 +125,8 @@ def _questions(conversation: Conversation) -> Callable[[int], str]:
     def own(index: int) -> str:
         """What a user's message asks, without its documents."""
         texts = [span.text for span in messages[index].spans if span.kind == "text"]
-        return question("\n".join(beside(text, blocks(text)) for text in texts))
+        long = sum(map(len, texts)) > MOST_TEXT
+        return question("\n".join(text if long else beside(text, blocks(text)) for text in texts))
 
     def before(index: int) -> str:
         """The last question that says something, before a message."""

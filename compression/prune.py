@@ -1,61 +1,44 @@
 """The `prune` stage: leave out passages and parts of tool results that do not bear on the question.
 
-The stage waits for the embedder, hands the work to the pool, remembers what it decided, and asks the gate; what may go
-is decided by pruner.py. Where the vectors come too late, the request goes on whole; they are warm for the next one.
-numpy is imported with the first request of a tenant that prunes.
+It waits for the embedder, hands the work to the pool, asks the gate, and writes the receipt; what may go is decided by
+pruner.py. Where the vectors come too late, the request goes on whole, and they are warm for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Part, Price
-from ..protocol.tokens import estimate, estimate_bytes
 from .deadline import Deadline, OutOfTime
-from .gate import Terms, expansion, worth_trying
+from .gate import Terms, worth_trying
 from .memo import Outcome, Recent, Sizes
 from .policy import CompressionPolicy
-from .pool import Pool
-from .prefix import Option, PrefixMemory, extend
-from .prunable import Key, Prunable, candidates, keys, prunable
-from .sending import Sending, Versions, choose
-from .spans import Conversation
+from .pool import Busy, Pool
+from .prefix import PrefixMemory
+from .pruning import Plan, Wish, left, plan, prune, texts, versions
+from .sending import Sending, choose
 
 if TYPE_CHECKING:
     from ..backends.embed import Embedder
     from .conformal import Calibration
 
 SMALL = 2000  # bytes of messages below which nothing can be worth the look
-HARMLESS = 0.5  # the share of a request down to which the gate expects no longer answers
+LARGE = 8_000_000  # bytes above which there is no time to look
 _EXPECTED_SECONDS = 0.05  # that pruning adds to a request, for the tenants who put a price on time
 _EXPECTED_OUTPUT = 512  # tokens of an answer, where the client sets no lower cap
 _MEMORY = 16 << 20  # bytes of pruned messages that are remembered
 
 
-@dataclass(slots=True)
-class _Plan:
-    """One request on its way through the stage: what is known of each message, and what is still to do."""
-
-    conversation: Conversation
-    keys: list[Key]
-    known: dict[int, Outcome]
-    jobs: list[Prunable]
-    late: str | None = None
-
-    @property
-    def parts(self) -> list[Part]:
-        return [part for _, outcome in sorted(self.known.items()) for part in outcome.parts]
-
-
 class Prune:
-    """Without an embedder it leaves every request alone. `clock` gives monotonic seconds."""
+    """Without an embedder it leaves every request alone. `clock` gives monotonic seconds; `pool` and `memory` may be
+    shared. `counts` says how often it did what, and why it did not: for the metrics."""
 
     name = "prune"
     waits = False  # on its own deadline only, which is the tenant's
@@ -69,6 +52,7 @@ class Prune:
         calibration: Calibration | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.counts: Counter[str] = Counter()
         self._embedder = embedder
         self._pool = pool or Pool(name="prune")
         self._memory = memory or PrefixMemory()
@@ -77,206 +61,99 @@ class Prune:
         self._clock = clock
         self._outcomes: Recent[Outcome] = Recent(_MEMORY)
 
+    def close(self) -> None:
+        """Wait for the threads; a deadline's length at most."""
+        self._pool.close()
+
     async def __call__(self, exchange: Exchange) -> None:
         policy = exchange.policy(CompressionPolicy)
-        why = self._why_not(exchange, policy)
-        if why is not None:
-            exchange.note(self.name, "off" if not policy.context.enabled else "left alone", why)
-            return
-        deadline = Deadline(policy.context.deadline_ms / 1000, self._clock)
-        length = len(exchange.working.body)
-        plan = await self._pool.run(lambda d: self._plan(exchange, policy, d), deadline, length)
-        if plan is None:
-            exchange.note(self.name, "left alone", "the messages cannot be read safely")
-            return
-        late = plan.late
-        if plan.jobs:
-            late = await self._work(exchange, policy, plan, deadline)
-        if any(outcome.changed is not None for outcome in plan.known.values()):
-            # Past the deadline too: what was pruned before has to look as it did.
-            grace = Deadline(policy.context.deadline_ms / 1000, self._clock)
-            sending = await self._pool.run(lambda d: self._send(exchange, policy, plan), grace, length)
-            self._apply(exchange, plan, sending, late)
-        else:
-            if late is not None:
-                self._sent_whole(exchange, plan.conversation)
-            why = late or next((part.why for part in plan.parts if part.why), "no documents found")
-            exchange.note(self.name, "left alone", why, parts=plan.parts)
-
-    def _why_not(self, exchange: Exchange, policy: CompressionPolicy) -> str | None:
         if not policy.context.enabled:
-            return "the tenant does not prune"
+            exchange.note(self.name, "off", "the tenant's policy")
+            return
+        wish = _wish(exchange, policy)
+        why = self._why_not(exchange, wish)
+        if why is not None:
+            self._leave(exchange, why)
+            return
+        try:
+            await self._attend(exchange, wish, policy.context.deadline_ms / 1000)
+        except (OutOfTime, Busy) as e:
+            self._leave(exchange, e.message)
+
+    def _why_not(self, exchange: Exchange, wish: Wish) -> str | None:
+        working = exchange.working
+        size = len(bytes(working.fields.get("messages" if working.kind == "chat" else "prompt", b"")))
         if self._embedder is None:
             return "no embedder is configured"
         if exchange.facts.get("compress") is False:
-            return "the caller does not want it"
-        working = exchange.working
-        raw = working.fields.get("messages" if working.kind == "chat" else "prompt", b"")
-        if working.kind == "embeddings" or len(bytes(raw)) < SMALL:
+            return "the caller asked for it"
+        if working.kind == "embeddings" or size < SMALL:
             return "too small"
-        most = (1 - policy.floor) * estimate_bytes(bytes(raw))
-        if not worth_trying(round(most), _EXPECTED_SECONDS, _terms(exchange, policy)):
-            return "the wait is worth more than it could save"
+        if size > LARGE:
+            return "too large"
+        if not worth_trying(round((1 - wish.terms.floor) * size / 4), _EXPECTED_SECONDS, wish.terms):
+            return "waiting would cost more than it could save"
         return None
 
-    def _plan(self, exchange: Exchange, policy: CompressionPolicy, deadline: Deadline) -> _Plan | None:
-        """What there is to prune; what was decided about a message before is not looked at again."""
-        conversation = Conversation.read(exchange.working)
-        if conversation is None:
-            return None
-        named = exchange.facts.get("query")
-        made = keys(conversation, self._seed(exchange, policy), named)
-        plan = _Plan(conversation, made, {}, [])
-        unknown: list[int] = []
-        for index in candidates(conversation):
-            known = self._outcomes.get(made[index].asked)
-            if known is None:
-                unknown.append(index)
-            else:
-                plan.known[index] = known
+    async def _attend(self, exchange: Exchange, wish: Wish, seconds: float) -> None:
+        """Raises OutOfTime or Busy where there is nothing to tell yet."""
+        started = self._clock()
+        deadline = Deadline(seconds, self._clock)
+        size = len(exchange.working.body)
+        made = await self._pool.run(lambda d: plan(exchange.working, wish, self._outcomes, d), deadline, size)
+        if made is None:
+            self._leave(exchange, "a shape that cannot be changed safely")
+            return
+        late = made.late or (await self._work(made, wish, deadline) if made.jobs else None)
+        if made.changes:
+            # Past the deadline too: what was pruned before has to look as it did.
+            grace = Deadline(seconds, self._clock)
+            sending = await self._pool.run(lambda d: self._weigh(exchange, made, wish, d), grace, size)
+            self._send(exchange, made, sending, late, started)
+            return
+        if late is not None:
+            self._sent_whole(exchange, made)
+        why = late or next((part.why for part in made.parts if part.why), "no documents found")
+        self._leave(exchange, why, made.parts)
+
+    async def _work(self, made: Plan, wish: Wish, deadline: Deadline) -> str | None:
+        """Prune what is new; why that was not done, if it was not. Giving up the wait does not stop the embedder."""
+        assert self._embedder is not None
         try:
-            found = {one.message: one for one in prunable(conversation, unknown, named, deadline)}
-        except OutOfTime as e:
-            plan.late = e.message
-            return plan
-        for index in unknown:
-            one = found.get(index)
-            if one is not None and one.why is None:
-                plan.jobs.append(one)
-            else:
-                self._decided(plan, index, Outcome(parts=(_left(index, one.why),) if one and one.why else ()))
-        return plan
-
-    def _decided(self, plan: _Plan, index: int, outcome: Outcome) -> None:
-        """Remember what becomes of a message, for this request and for those that go on from it."""
-        plan.known[index] = outcome
-        for digest in {plan.keys[index].asked, plan.keys[index].history}:
-            self._outcomes.put(digest, outcome, outcome.size)
-
-    def _seed(self, exchange: Exchange, policy: CompressionPolicy) -> bytes:
-        """Whatever decides beside the messages; the tenant's name keeps what is remembered apart."""
-        strings = tuple(exchange.facts.get("keep") or ())
-        context = policy.context
-        said = repr((exchange.tenant.name, context.recall, policy.floor, strings))
-        return extend(b"prune", said.encode("utf-8", "surrogatepass"))
-
-    async def _work(self, exchange: Exchange, policy: CompressionPolicy, plan: _Plan, deadline: Deadline) -> str | None:
-        """Prune what is new; why that was not done, if it was not."""
-        try:
-            vectors = await self._vectors(exchange, plan.jobs, deadline)
+            async with asyncio.timeout(deadline.left):
+                vectors: Any = await self._embedder.embed(texts(made.jobs), tenant=wish.tenant)
         except TimeoutError:
             return "the embedder was too slow"
         except TrimtabError as e:
             return e.message
-        strings = tuple(exchange.facts.get("keep") or ())
         try:
-            made = await self._pool.run(
-                lambda d: self._prune(plan, policy, _terms(exchange, policy), strings, vectors, d),
-                deadline,
-                len(plan.conversation.raw),
-            )
-        except OutOfTime as e:
+            size = len(made.conversation.raw)
+            found = await self._pool.run(lambda d: prune(made, wish, vectors, self._calibration, d), deadline, size)
+        except (OutOfTime, Busy) as e:
             return e.message
-        for index, outcome in made.items():
-            self._decided(plan, index, outcome)
+        for index, outcome in found.items():
+            made.decided(index, outcome, self._outcomes)
         return None
 
-    async def _vectors(self, exchange: Exchange, jobs: Sequence[Prunable], deadline: Deadline) -> Any:
-        """One row a text: each job's question, then its units. A wait that is given up does not stop the embedder."""
-        from .evidence import embedded_text
+    def _weigh(self, exchange: Exchange, made: Plan, wish: Wish, deadline: Deadline) -> Sending:
+        """On a thread: ask the gate between what came and what was made of it."""
+        both, keep = versions(made, _tools(exchange), self._sizes, deadline)
+        return choose(both, self._memory, wish.tenant, _target(exchange), wish.terms, self._clock(), keep)
 
-        assert self._embedder is not None
-        texts: list[str] = []
-        for job in jobs:
-            assert job.material is not None
-            texts += [job.query, *(embedded_text(unit) for unit in job.material.units)]
-        async with asyncio.timeout(deadline.left):
-            return await self._embedder.embed(texts, tenant=exchange.tenant.name)
-
-    def _prune(
-        self,
-        plan: _Plan,
-        policy: CompressionPolicy,
-        terms: Terms,
-        strings: Sequence[str],
-        vectors: Any,
-        deadline: Deadline,
-    ) -> dict[int, Outcome]:
-        from .conformal import shipped
-        from .material import without
-        from .pruner import Terms as Wanted
-        from .pruner import select
-
-        calibration = self._calibration or shipped()
-        made: dict[int, Outcome] = {}
-        at = 0
-        for job in plan.jobs:
-            assert job.material is not None
-            after = at + 1 + len(job.material.units)
-            floor = _worthwhile_floor(plan.conversation.messages[job.message].end // 4, terms)
-            wanted = Wanted(policy.context.recall, floor, strings)
-            selection = select(
-                job.material, job.query, vectors[at], vectors[at + 1 : after], wanted, calibration, deadline
-            )
-            at = after
-            if selection.why is not None:
-                made[job.message] = Outcome(parts=(_left(job.message, selection.why),))
-                continue
-            texts = {
-                span: without(passage, job.material.units, selection.kept)
-                for span, passage in zip(job.spans, job.material.passages, strict=True)
-            }
-            saved = sum(estimate(span.text) - estimate(text) for span, text in texts.items())
-            changed = plan.conversation.message_bytes(job.message, texts)
-            where = f"messages[{job.message}]"
-            parts = [Part(_named(kind, count), where, count=count) for kind, count in sorted(selection.counts.items())]
-            parts[0] = Part(parts[0].what, where, saved, parts[0].count)
-            made[job.message] = Outcome(changed, saved, tuple(parts))
-        return made
-
-    def _send(self, exchange: Exchange, policy: CompressionPolicy, plan: _Plan) -> Sending:
-        """Ask the gate, per message, between what came and what was made of it."""
-        conversation = plan.conversation
-        tokens = self._sizes.of(conversation)
-        changed: list[bytes | None] = []
-        after: list[int] = []
-        for message, whole in zip(conversation.messages, tokens, strict=True):
-            outcome = plan.known.get(message.index)
-            if outcome is None or outcome.changed is None:
-                changed.append(conversation.raw[message.start : message.end])
-                after.append(whole)
-            else:
-                changed.append(outcome.changed)
-                after.append(max(1, whole - outcome.saved))
-        tools = bytes(exchange.working.fields.get("tools", b""))
-        size = estimate_bytes(tools) if tools else 0
-        versions = Versions(conversation, tuple(changed), tuple(tokens), tuple(after), Option(tools, tools, size, size))
-        keep = sum(after) / max(1, sum(tokens))
-        terms = _terms(exchange, policy)
-        target = _target(exchange)
-        sending = choose(versions, self._memory, exchange.tenant.name, target, terms, self._clock(), keep)
-        self._memory.store(exchange.tenant.name, target, sending.digests, self._clock())
-        return sending
-
-    def _sent_whole(self, exchange: Exchange, conversation: Conversation) -> None:
-        """Remember that it went as it came: pruned on the next turn, it would not be what the provider holds."""
-        pieces = [conversation.raw[message.start : message.end] for message in conversation.messages]
-        tools = bytes(exchange.working.fields.get("tools", b""))
-        self._memory.remember(exchange.tenant.name, _target(exchange), [tools, *pieces], self._clock())
-
-    def _apply(self, exchange: Exchange, plan: _Plan, sending: Sending, late: str | None) -> None:
+    def _send(self, exchange: Exchange, made: Plan, sending: Sending, late: str | None, started: float) -> None:
+        self._memory.store(exchange.tenant.name, _target(exchange), sending.digests, self._clock())
         parts: list[Part] = []
-        for index, outcome in sorted(plan.known.items()):
+        for index, outcome in sorted(made.known.items()):
             if outcome.changed is None or sending.taken[index]:
                 parts += outcome.parts
             else:
-                parts.append(_left(index, "it was sent whole before, and the provider may hold it"))
+                parts.append(left(index, sending.decision.reason or "it was sent whole before"))
         if sending.raw is None:
-            exchange.note(self.name, "left alone", sending.decision.reason, parts=parts)
+            self._leave(exchange, sending.decision.reason or "nothing to gain", parts)
             return
-        field = plan.conversation.field
-        exchange.working = exchange.working.with_fields(**{field: msgspec.Raw(sending.raw)})
+        exchange.working = exchange.working.with_fields(**{made.conversation.field: msgspec.Raw(sending.raw)})
         exchange.facts["pruned_tokens"] = sending.tokens_before - sending.tokens_after
+        self.counts["pruned"] += 1
         exchange.note(
             self.name,
             "pruned",
@@ -284,36 +161,34 @@ class Prune:
             tokens_before=sending.tokens_before,
             tokens_after=sending.tokens_after,
             saved_microusd=sending.decision.saved_microusd,
+            ms=round((self._clock() - started) * 1000, 3),
             parts=parts,
         )
+
+    def _sent_whole(self, exchange: Exchange, made: Plan) -> None:
+        """Remember that it went as it came: pruned on the next turn, it would not be what the provider holds."""
+        raw = made.conversation.raw
+        pieces = [_tools(exchange), *(raw[message.start : message.end] for message in made.conversation.messages)]
+        self._memory.remember(exchange.tenant.name, _target(exchange), pieces, self._clock())
+
+    def _leave(self, exchange: Exchange, why: str, parts: list[Part] | None = None) -> None:
+        self.counts[why] += 1
+        exchange.note(self.name, "left alone", why, parts=parts or [])
+
+
+def _wish(exchange: Exchange, policy: CompressionPolicy) -> Wish:
+    target = exchange.targets[0] if exchange.targets else None
+    price, backend, model = (target.price, target.backend, target.upstream_model) if target else (Price(), "", "")
+    most = exchange.working.max_output
+    output = _EXPECTED_OUTPUT if most is None else min(most, _EXPECTED_OUTPUT)
+    terms = Terms.of(price, backend, model, usd_per_s=policy.usd_per_s, floor=policy.floor, output=output)
+    facts = exchange.facts
+    return Wish(exchange.tenant.name, policy.context.recall, terms, facts.get("query"), tuple(facts.get("keep") or ()))
 
 
 def _target(exchange: Exchange) -> str:
     return exchange.targets[0].name if exchange.targets else ""
 
 
-def _terms(exchange: Exchange, policy: CompressionPolicy) -> Terms:
-    target = exchange.targets[0] if exchange.targets else None
-    price, backend, model = (target.price, target.backend, target.upstream_model) if target else (Price(), "", "")
-    output = exchange.working.max_output
-    expected = _EXPECTED_OUTPUT if output is None else min(output, _EXPECTED_OUTPUT)
-    return Terms.of(price, backend, model, usd_per_s=policy.usd_per_s, floor=policy.floor, output=expected)
-
-
-def _worthwhile_floor(tokens: int, terms: Terms) -> float:
-    """How little of a request of so many tokens is worth keeping: below half of it, answers are expected to grow."""
-    if terms.floor >= HARMLESS:
-        return terms.floor
-    saved = (HARMLESS - terms.floor) * tokens * terms.weights.input
-    lost = (expansion(terms.floor) - 1) * terms.output * terms.weights.output
-    return terms.floor if saved > lost else HARMLESS
-
-
-def _left(message: int, why: str) -> Part:
-    return Part("left whole", f"messages[{message}]", why=why)
-
-
-def _named(kind: str, count: int) -> str:
-    names = {"item": "list item", "row": "table row", "code": "code block"}
-    name = names.get(kind, kind)
-    return f"{name} left out" if count == 1 else f"{name}s left out"
+def _tools(exchange: Exchange) -> bytes:
+    return bytes(exchange.working.fields.get("tools", b""))

@@ -21,7 +21,8 @@ from .abstain import words
 from .conformal import Calibration, keep, relevant
 from .deadline import Deadline
 from .evidence import scores
-from .material import Material, announcements, without
+from .material import Material, announcements, length, without
+from .second_hop import second_hop
 from .units import Unit
 
 Floats = NDArray[np.float64]
@@ -29,9 +30,6 @@ Floats = NDArray[np.float64]
 _LEAST_UNITS = 3
 _LEAST_GAP = 6  # tokens; a smaller one costs about as much as the mark in its place
 _LEAST_SAVED = 48  # tokens of a message below which its text is better left alone
-_HOP_FROM = 3  # units at the top whose names are followed
-_HOP_RARE = 6  # units in which a name may stand and still lead somewhere
-_HOP_SHARE = 0.1  # of all units that the second look may add, and three at least
 _CHAIN = 3  # sentences that are kept in front of a pronoun
 _ALIKE = 0.98  # cosine of near-duplicates
 _MOST_COMPARED = 1500  # units that are compared with one another
@@ -40,7 +38,7 @@ _DATA = frozenset({"row", "record", "line"})
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Aim:
     """`floor` is the share of the message's tokens that must stay; `strings` are texts that the caller wants kept."""
 
     recall: float
@@ -62,7 +60,7 @@ def select(
     query: str,
     query_vector: NDArray[Any],
     vectors: NDArray[Any],
-    terms: Terms,
+    aim: Aim,
     calibration: Calibration,
     deadline: Deadline | None = None,
 ) -> Selection:
@@ -73,7 +71,7 @@ def select(
     scored = scores(query, units, query_vector, vectors)
     if not relevant(scored, calibration):
         return _everything(units, "nothing scored as relevant")
-    choice = _Choice(material, query, np.asarray(vectors), scored, terms, calibration, deadline)
+    choice = _Choice(material, query, np.asarray(vectors), scored, aim, calibration, deadline)
     kept = choice.make(np.asarray(query_vector))
     if choice.sizes[~kept].sum() < _LEAST_SAVED:
         return _everything(units, "all of it may bear on the question")
@@ -97,31 +95,34 @@ class _Choice:
         query: str,
         vectors: NDArray[Any],
         scored: Floats,
-        terms: Terms,
+        aim: Aim,
         calibration: Calibration,
         deadline: Deadline | None,
     ) -> None:
         self.material, self.units, self.query = material, material.units, query
-        self.vectors, self.scored, self.terms, self.calibration = vectors, scored, terms, calibration
+        self.vectors, self.scored, self.aim, self.calibration = vectors, scored, aim, calibration
         self.deadline = deadline
         self.duplicate = np.zeros(len(scored), dtype=np.bool_)
-        self.sizes = np.array([estimate(unit.text) for unit in self.units])
+        # Tokens counted once for all the text, and shared out by bytes: a count for each unit is half of all the work.
+        texts = [passage.text for passage in material.passages]
+        self.whole = sum(map(estimate, texts))
+        density = self.whole / max(1, sum(map(length, texts)))
+        self.sizes = np.array([length(unit.text) * density for unit in self.units])
         # Of equal scores the earlier unit is the better one, so that the choice never depends on the sort.
         self.order = np.lexsort((np.arange(len(scored)), -scored))
 
     def make(self, query_vector: NDArray[Any]) -> NDArray[np.bool_]:
-        kept = keep(self.scored, self.sizes, self.terms.recall, self.calibration).copy()
+        kept = keep(self.scored, self.sizes, self.aim.recall, self.calibration).copy()
         self._check()
-        kept |= self._second_hop(kept, query_vector)
+        kept |= second_hop(self.units, self.query, query_vector, self.vectors, self.order, kept)
         self._check()
         pinned = self._pinned()
         self._drop_duplicates(kept, pinned)
         kept |= pinned
-        whole = sum(estimate(passage.text) for passage in self.material.passages)
-        least = math.ceil(self.terms.floor * whole)
+        least = math.ceil(self.aim.floor * self.whole)
         target = least
         for _ in range(_CORRECTIONS):
-            self._fill(kept, whole, target)
+            self._fill(kept, target)
             self._explain(kept)
             self._close_small_gaps(kept)
             self._explain(kept)
@@ -136,46 +137,13 @@ class _Choice:
         if self.deadline is not None:
             self.deadline.check()
 
-    def _second_hop(self, kept: NDArray[np.bool_], query_vector: NDArray[Any]) -> NDArray[np.bool_]:
-        """Units that name what the best units name, where the question did not: the second half of a chain of facts."""
-        added = np.zeros_like(kept)
-        top = [int(i) for i in self.order[:_HOP_FROM] if kept[i]]
-        found = self._bridges(top)
-        if not found:
-            return added
-        bridges = list(found)
-        near = np.asarray(query_vector, dtype=np.float64) + self.vectors[top].mean(axis=0)
-        length = float(np.linalg.norm(near))
-        wider = scores(f"{self.query} {' '.join(bridges)}", self.units, near / (length or 1.0), self.vectors)
-        # Above the average is enough: the names are rare, and the half they lead to shares little with the question.
-        able = sorted({i for places in found.values() for i in places if wider[i] > 0}, key=lambda i: (-wider[i], i))
-        most = max(_LEAST_UNITS, math.ceil(_HOP_SHARE * len(self.units)))
-        added[[i for i in able if not kept[i]][:most]] = True
-        return added
-
-    def _bridges(self, top: Sequence[int]) -> dict[str, list[int]]:
-        """Names in the best units that are rare here and not in the question, and the units that they stand in."""
-        asked = self.query.casefold()
-        named = {name for i in top for name in cohesion.names(self.units[i].text) if name.casefold() not in asked}
-        found: dict[str, list[int]] = {}
-        for name in sorted(name for name in named if words(name))[:32]:
-            places = [i for i, unit in enumerate(self.units) if name in unit.text]
-            if 1 < len(places) <= _HOP_RARE:
-                found[name] = places
-        return found
-
     def _pinned(self) -> NDArray[np.bool_]:
         """What stays whatever it scores."""
         pinned = np.array([unit.fixed or (unit.kind in _DATA and cohesion.warns(unit.text)) for unit in self.units])
         self._pin_polar(pinned)
         for passage in self.material.passages:
-            for wanted in self.terms.strings:
-                at = passage.text.find(wanted)
-                while at >= 0:
-                    for i in range(passage.first, passage.last):
-                        if self.units[i].start < at + len(wanted) and at < self.units[i].end:
-                            pinned[i] = True
-                    at = passage.text.find(wanted, at + len(wanted))
+            for i in range(passage.first, passage.last if self.aim.strings else passage.first):
+                pinned[i] |= any(_overlaps(passage.text, self.units[i], wanted) for wanted in self.aim.strings)
         return pinned
 
     def _pin_polar(self, pinned: NDArray[np.bool_]) -> None:
@@ -210,19 +178,19 @@ class _Choice:
         """Tokens of the texts without what is not kept."""
         return sum(estimate(without(passage, self.units, list(kept))) for passage in self.material.passages)
 
-    def _fill(self, kept: NDArray[np.bool_], whole: int, target: int) -> None:
-        """More units by score, until there are three and about `target` of the `whole` tokens stay. Duplicates last."""
+    def _fill(self, kept: NDArray[np.bool_], target: int) -> None:
+        """More units by score, until there are three and about `target` tokens stay. Duplicates last."""
         announced = dict(announcements(self.material))
         for at in np.flatnonzero(kept):
             announced.pop(self.units[at].document, None)
-        have = whole - int(self.sizes[~kept].sum()) - sum(announced.values())
+        have = self.whole - float(self.sizes[~kept].sum()) - sum(announced.values())
         count = int(kept.sum())
         for i in sorted(map(int, self.order), key=self.duplicate.__getitem__):
             if have >= target and count >= _LEAST_UNITS:
                 return
             if not kept[i]:
                 kept[i] = True
-                have += int(self.sizes[i]) + announced.pop(self.units[i].document, 0)
+                have += float(self.sizes[i]) + announced.pop(self.units[i].document, 0)
                 count += 1
 
     def _explain(self, kept: NDArray[np.bool_]) -> None:
@@ -259,6 +227,12 @@ class _Choice:
         """Whether two units that are left out can be one gap."""
         a, b = self.units[one], self.units[other]
         return a.document == b.document or (a.kind == "record" and b.kind == "record")
+
+
+def _overlaps(text: str, unit: Unit, wanted: str) -> bool:
+    """Whether `wanted` stands in the unit, or in part: it may run over its ends."""
+    reach = len(wanted) - 1
+    return wanted in text[max(0, unit.start - reach) : unit.end + reach]
 
 
 def _same_facts(one: str, other: str) -> bool:

@@ -29,6 +29,8 @@ _EARLIER = re.compile(
 
 def question(text: str) -> str:
     """The question in a text outside its documents: what a label or a tag announces as one, else all of it."""
+    if len(text) > 10 * _LONGEST:
+        text = f"{text[: 2 * _LONGEST]}\n{text[-8 * _LONGEST :]}"
     found = _tagged(text) or _labelled(text) or text
     return shortened(found.strip())
 

@@ -8,6 +8,7 @@ nothing of lists, tables or markup; units.py hands it paragraphs.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 # A run of closing marks at once, never with a look-ahead, so that no text makes it start over.
 _END = re.compile(r"[.!?…。！？｡．؟۔।]+[\"'”’»)\]」』】）》]*")
@@ -43,26 +44,24 @@ _BEFORE_ORDINAL, _AFTER_ORDINAL = frozenset(_DETERMINERS.split()), frozenset(_CO
 _LOOK_BACK = 24  # characters: longer than any abbreviation
 
 
-def sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+def sentences(text: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
     """The sentences of `text[start:end]` as offsets; between them there is only white space."""
     stop = len(text) if end is None else end
-    found: list[tuple[int, int]] = []
     begin = start
     for match in _END.finditer(text, start, stop):
         if match.end() < stop and _ends(text, begin, match, stop):
-            _add(found, text, begin, match.end())
+            yield from _trimmed(text, begin, match.end())
             begin = match.end()
-    _add(found, text, begin, stop)
-    return found
+    yield from _trimmed(text, begin, stop)
 
 
-def _add(found: list[tuple[int, int]], text: str, start: int, end: int) -> None:
+def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
     if start < end:
-        found.append((start, end))
+        yield start, end
 
 
 def _ends(text: str, begin: int, match: re.Match[str], stop: int) -> bool:

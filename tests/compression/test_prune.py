@@ -23,7 +23,7 @@ PRICE = Price(2_000_000, 1_000_000, 8_000_000, known=True)
 THINGS = ("harbour", "market", "bakery", "railway", "museum", "brewery", "theatre", "library", "bridge", "mill")
 
 
-def documents(*facts: str, seed: int = 0, n: int = 12) -> str:
+def documents(*facts: str, seed: int = 0, n: int = 40) -> str:
     """Documents about as many things; each fact stands in one of them."""
     parts = []
     for i in range(n):
@@ -43,7 +43,7 @@ FACT = "Ludovika Brandt discovered the comet Halvorsen in 1931."
 OTHER = "The duchess Amalia Thorne owned forty grey falcons."
 
 
-def asks(question: str, *facts: str, seed: int = 0, n: int = 12) -> dict[str, Any]:
+def asks(question: str, *facts: str, seed: int = 0, n: int = 40) -> dict[str, Any]:
     given = documents(*facts, seed=seed, n=n)
     return {"role": "user", "content": f"Use these.\n\n{given}\n\nQuestion: {question}"}
 
@@ -104,8 +104,8 @@ OFF = CompressionPolicy()
 @pytest.mark.parametrize(
     ("messages", "policy", "facts", "did", "why"),
     [
-        ([asks(QUESTION, FACT)], OFF, {}, "off", "the tenant does not prune"),
-        ([asks(QUESTION, FACT)], ON, {"compress": False}, "left alone", "the caller does not want it"),
+        ([asks(QUESTION, FACT)], OFF, {}, "off", "the tenant's policy"),
+        ([asks(QUESTION, FACT)], ON, {"compress": False}, "left alone", "the caller asked for it"),
         ([{"role": "user", "content": "Hi"}], ON, {}, "left alone", "too small"),
         ([{"role": "user", "content": "Just prose, no documents. " * 200}], ON, {}, "left alone", "no documents found"),
         ([asks("Summarise the documents", FACT)], ON, {}, "left alone", "the question asks for everything"),

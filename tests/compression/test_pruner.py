@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trimtab.compression.conformal import Calibration
 from trimtab.compression.evidence import embedded_text
 from trimtab.compression.material import MARK, Material, pruned_before, read, without
-from trimtab.compression.pruner import Selection, Terms, select
+from trimtab.compression.pruner import Aim, Selection, select
 from trimtab.protocol.tokens import estimate
 
 CALIBRATION = Calibration((0.5, 0.9, 0.99), (0.5, 2.0, 4.0), -100.0)
@@ -34,9 +34,9 @@ def numbered(documents: list[tuple[str, str]]) -> str:
 
 
 def pick(hashed: Any, material: Material, query: str, **changes: Any) -> Selection:
-    terms = Terms(**{"recall": 0.5, "floor": 0.0, **changes.pop("terms", {})})
+    aim = Aim(**{"recall": 0.5, "floor": 0.0, **changes.pop("terms", {})})
     vectors = hashed.vectors([query, *(embedded_text(unit) for unit in material.units)])
-    return select(material, query, vectors[0], vectors[1:], terms, changes.get("calibration", CALIBRATION))
+    return select(material, query, vectors[0], vectors[1:], aim, changes.get("calibration", CALIBRATION))
 
 
 def prune(hashed: Any, text: str, query: str, *, results: bool = False, **terms: Any) -> str:
