@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from ..protocol.tokens import estimate
 
-What = Literal["JSON whitespace", "trailing space", "repeated log lines", "duplicate blocks"]
+What = Literal["JSON whitespace", "JSON escapes", "trailing space", "repeated log lines", "duplicate blocks"]
 
 _SAMPLE = 4096  # characters that are counted; what is longer is taken to go on like its beginning
 

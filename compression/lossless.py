@@ -4,6 +4,8 @@ It acts on tool results and on the parts of a user's text that are data (`docume
 loses the space between its tokens, lines lose their trailing space, repeated log lines and blocks are said once. Every
 stage's work is read back by `verify.py` before it counts.
 
+What a tool read out of a file stays as it is: a later edit must find those very bytes.
+
 Pure, causal and idempotent. A text that holds one of our own marks already is left alone, whoever wrote it.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from ..protocol.exchange import Part
 from . import duplicates, json_text, layout, log_lines, whitespace
@@ -29,6 +31,12 @@ _DIFF = re.compile(r"^(?:@@ -\d|diff --git |Index: \S)", re.MULTILINE)
 _NUMBERED = re.compile(
     r"^[ \t]*+(\d{1,7})[ \t]*+[:|\u2192\t][^\n]*+\n(?=[ \t]*+(\d{1,7})[ \t]*+[:|\u2192\t])", re.MULTILINE
 )
+# Tools that give a file's own text, by their names' words: read_file, ViewFile, cat, str_replace_editor.
+_FILES = re.compile(
+    r"(?:^|_)(?:read|view|cat|open|show|load|print|get)_?(?:text_?)?(?:files?|notebooks?|source|code)(?:_|$)"
+    r"|^(?:read|view|cat|open)$|(?:^|_)(?:editor|edit)(?:_|$)"
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _LOOK = 50_000  # characters that tell what a text is
 
 
@@ -73,7 +81,12 @@ def _readable(span: Span) -> bool:
 
 
 def _open(span: Span) -> bool:
-    return span.protected is None and len(span.text) >= _LEAST
+    return span.protected is None and len(span.text) >= _LEAST and not (span.tool and _gives_files(span.tool))
+
+
+@lru_cache(maxsize=1024)
+def _gives_files(tool: str) -> bool:
+    return _FILES.search(_CAMEL.sub("_", tool[:200]).lower().replace("-", "_").replace(".", "_")) is not None
 
 
 class _Walk:

@@ -2,8 +2,8 @@
 
 Generated tool sets repeat an introduction in every description ("This tool belongs to the file system, which ...").
 Here the first tool keeps it, and the ones that follow say "As above: " (or "As in NAME: " where others stand between)
-and go on with what is their own. Nothing else of a tool changes, and `expand` gives the descriptions back, which is checked
-before anything leaves. Other than whitespace, a model does see this: a tenant opts in.
+and go on with what is their own. Nothing else of a tool changes, and `expand` gives the descriptions back, which is
+checked before anything leaves. Other than whitespace, a model does see this: a tenant opts in.
 """
 
 from __future__ import annotations

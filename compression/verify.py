@@ -53,6 +53,8 @@ def _holds(edit: Edit, was: str, said: Said) -> bool:
     match edit.what:
         case "JSON whitespace":
             return same_json(was, edit.new)
+        case "JSON escapes":
+            return same_json(was, edit.new, escapes=True)
         case "trailing space":
             return _same_space(was, edit.new)
         case "repeated log lines":

@@ -74,8 +74,22 @@ def test_a_value_keeps_its_tokens_and_loses_the_space_between_them(text: str) ->
 def test_in_a_text_every_line_is_the_same_or_json_of_the_same_value(found: list[str], between: str) -> None:
     text = between.join(found)
     once = rewritten(text)
-    assert "".join(once.split()) == "".join(text.split())
+    was, now = (spelt_out(t, ample()) for t in (text, once))
+    assert "".join(now.split()) == "".join(was.split())
     assert rewritten(once) == once
+
+
+def test_letters_for_their_escapes() -> None:
+    written = json.dumps({"城市": "北京\u200b", "sign": "\u2028\n", "e": "é", "smile": "😀"}, indent=1)
+    short = rewritten(written)
+    assert json.loads(short) == json.loads(written)
+    assert "北京" in short
+    assert "é" in short
+    assert "😀" in short
+    assert "\\u200b" in short, "what cannot be seen stays an escape"
+    assert "\\u2028" in short
+    (edit,) = edits(written, ample())
+    assert edit.what == "JSON escapes"
 
 
 @given(st.text(alphabet='{}[]",:1a \n\\`', max_size=60))

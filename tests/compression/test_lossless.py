@@ -58,6 +58,16 @@ def test_json_in_a_result() -> None:
     assert not proposal.lossy
 
 
+@pytest.mark.parametrize("tool", ["read_file", "ReadFile", "fs.read_text_file", "cat", "View", "str_replace_editor"])
+def test_what_was_read_out_of_a_file_stays(tool: str) -> None:
+    text = json.dumps({"indent": [1, 2, 3], "kept": "as it is"}, indent=4)
+    call = {"id": "c", "type": "function", "function": {"name": tool, "arguments": "{}"}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert contents(asked, {"role": "tool", "tool_call_id": "c", "content": text})[-1] == text
+    call["function"] = {"name": "get_weather", "arguments": "{}"}
+    assert len(contents(asked, {"role": "tool", "tool_call_id": "c", "content": text})[-1]) < len(text)
+
+
 def test_what_is_said_for_the_receipt() -> None:
     text = f"HTTP/1.1 200 OK\n\n{PRETTY}\n\n{WAIT * 20}\n" + "padded    \n\n" * 20
     proposal = lossless(read(result(REPORT), result(text), result(REPORT)), ample())
