@@ -79,7 +79,7 @@ def test_in_a_text_every_line_is_the_same_or_json_of_the_same_value(found: list[
     assert rewritten(once) == once
 
 
-def test_letters_for_their_escapes() -> None:
+def test_a_result_says_letters_where_it_said_escapes() -> None:
     written = json.dumps({"城市": "北京\u200b", "sign": "\u2028\n", "e": "é", "smile": "😀"}, indent=1)
     short = rewritten(written)
     assert json.loads(short) == json.loads(written)
