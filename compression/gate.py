@@ -139,10 +139,13 @@ def cost_again(candidate: Candidate, terms: Terms, *, original: bool = False) ->
 def too_short(candidate: Candidate, terms: Terms) -> bool:
     """Whether a changed prompt is one that its provider, who gives a discount, does not cache yet.
 
-    In a conversation that is under way such a change is not made at all.
+    In a conversation that is under way a lossless change is not made until then: it could only be regretted. Lossy ones
+    take out so much that they may pay all the same.
     """
     rules, weights = terms.rules, terms.weights
-    return not rules.marked and candidate.tokens < rules.minimum and weights.cached < weights.input
+    return (
+        candidate.keep >= 1 and not rules.marked and candidate.tokens < rules.minimum and weights.cached < weights.input
+    )
 
 
 def expansion(keep: float) -> float:

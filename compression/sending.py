@@ -17,6 +17,8 @@ from .prefix import Option, PrefixMemory, Walk, chain, seed
 from .proposal import Proposal
 from .spans import Conversation, Span
 
+UNDER_WAY = 3.0  # requests that a conversation with an answer or with tools in it is expected to bring yet
+
 
 @dataclass(frozen=True, slots=True)
 class Versions:
@@ -153,7 +155,7 @@ def _expecting(terms: Terms, versions: Versions, walk: Walk, rate: float) -> Ter
         # A change was made before. It is not taken back for what the next turns may bring.
         again, grows = 0.0, False
     elif versions.head.tokens or any(m.role == "assistant" for m in versions.conversation.messages):
-        again, grows = 1.0, True
+        again, grows = UNDER_WAY, True
     else:
         again, grows = rate / (1 - rate), False  # as often as a coin of this weight falls on the same side
     return replace(terms, marked=versions.marked(), again=again, grows=grows)

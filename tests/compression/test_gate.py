@@ -119,6 +119,8 @@ def test_a_prompt_is_not_made_too_short_to_be_cached() -> None:
     # Neither is cached yet, but the conversation grows, and the original would be first.
     assert decide([Candidate(1_000), Candidate(900)], under).chosen == 0
     assert decide([Candidate(1_000), Candidate(900)], Terms(Weights.of(TWO_DOLLARS), ENGINE)).chosen == 1
+    # Most of it gone is another matter.
+    assert decide([Candidate(3_000), Candidate(600, keep=0.7)], under).chosen == 1
 
 
 def test_below_the_floor_is_refused_and_named() -> None:
