@@ -19,7 +19,7 @@ from trimtab.compression.spans import Conversation
 from trimtab.protocol.messages import Request
 
 POLICY = DemonstrationPolicy(enabled=True, keep=0.4)
-LONG = Deadline(60)
+LONG = Deadline(36_000)
 NOTE = " left out]\n\n"
 TOPICS = ["trains", "apples", "rivers", "violins", "glaciers", "bakeries", "lizards", "telescopes", "markets", "kites"]
 

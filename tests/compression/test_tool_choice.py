@@ -17,7 +17,7 @@ from trimtab.compression.tool_choice import tools, wanted
 from trimtab.protocol.messages import Request
 
 POLICY = ToolsPolicy(enabled=True)
-LONG = Deadline(60)
+LONG = Deadline(36_000)
 QUESTION = "What is the weather forecast for Paris tomorrow?"
 
 

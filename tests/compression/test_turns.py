@@ -19,7 +19,7 @@ from trimtab.protocol.errors import Overloaded
 from trimtab.protocol.messages import Request
 
 POLICY = TurnsPolicy(enabled=True, above=100, keep=0.5)
-LONG = Deadline(60)
+LONG = Deadline(36_000)
 
 
 def read(messages: list[dict[str, Any]]) -> Conversation:
