@@ -84,7 +84,8 @@ class Encoder(Protocol):
     """A model at work. Called on one thread only, with no lock held."""
 
     dimensions: int
-    most_texts: int  # together in one run
+    most_texts: int  # together in one run,
+    most_tokens: int  # and their tokens, padding included
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         """Texts read into tokens, cut to the model's window. Takes any str, lone surrogates included."""
@@ -122,6 +123,8 @@ def load(options: EmbedOptions) -> Encoder:
     """The encoder itself, loaded; takes seconds. Raises ModelUnavailable."""
     threads = options.threads or min(4, len(os.sched_getaffinity(0)))
     if options.runtime == "torch":
+        # Before anything reads it: a progress bar has no place in a server's log.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         from .embed_torch import TorchEncoder
 
         return TorchEncoder(options.model_name, options.device, threads)

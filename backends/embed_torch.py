@@ -1,7 +1,8 @@
 """An embedding model run by sentence-transformers, on the CPU or a CUDA device: any model it knows by name or folder.
 
-The only file that imports sentence-transformers. Its float32 sums depend on the shape of a batch in the last bits; what
-leaves the embedder is rounded to half precision, which hides nearly all of it (docs/embeddings.md).
+The only file that imports sentence-transformers. The last bits of torch's sums depend on the shape of a batch. On the
+CPU texts therefore run one at a time, and a text's vector never varies; on a CUDA device they run together, and it may,
+by the last bit of half precision (docs/embeddings.md).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ..protocol.errors import ModelUnavailable
 from .embed import Device, Prepared
 from .embed_text import readable
 
-_MOST_TEXTS = {"cpu": 32, "cuda": 512}
+_MOST_TEXTS = {"cpu": 1, "cuda": 512}
+_MOST_TOKENS = {"cpu": 512, "cuda": 32_768}
 
 
 class TorchEncoder:
@@ -31,7 +33,7 @@ class TorchEncoder:
             self._model = SentenceTransformer(model, device=device)
         except Exception as e:  # files, network, format, device: it raises whatever its parts raise
             raise ModelUnavailable("the embedding model cannot be loaded", detail=f"{model}: {str(e)[:200]}") from e
-        self.most_texts = _MOST_TEXTS[device]
+        self.most_texts, self.most_tokens = _MOST_TEXTS[device], _MOST_TOKENS[device]
         self.dimensions = self.encode(self.prepare(["a"])).shape[1]
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:

@@ -22,8 +22,6 @@ from .embed_text import MOST_CHARS
 
 log = logging.getLogger("trimtab.embed")
 
-# Small batches are as fast as large ones on a CPU, and nobody waits long behind one (docs/embeddings.md).
-_BATCH_TOKENS = 512
 _MOST_WAITING_CHARS = 64 << 20
 _RETRY_LOAD_S = 30.0
 # Hashing this much takes about a millisecond; more leaves the event loop.
@@ -191,7 +189,7 @@ class EmbedWorker:
             self._prepare(encoder, chunk)
         with self._changed:
             self._queue.was_read()
-            batch = self._queue.take(_BATCH_TOKENS, encoder.most_texts)
+            batch = self._queue.take(encoder.most_tokens, encoder.most_texts)
         outcome = self._encode(encoder, batch)
         with self._changed:
             for item, record in zip(batch, outcome, strict=True):

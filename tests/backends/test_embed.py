@@ -19,6 +19,7 @@ from trimtab.protocol.errors import Draining
 class Constant:
     dimensions = 2
     most_texts = 8
+    most_tokens = 100
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         return [Prepared(text, 1) for text in texts]

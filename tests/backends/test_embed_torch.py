@@ -52,6 +52,15 @@ async def test_unit_vectors_in_order_through_the_embedder(tiny: str) -> None:
     await embedder.close()
 
 
+async def test_a_vector_is_the_same_to_the_bit_whatever_else_is_asked(tiny: str) -> None:
+    texts = [f"{'word ' * (i % 15)}{i}" for i in range(40)]
+    embedder = open_embedder(EmbedOptions("torch", tiny))
+    together = await embedder.embed(texts, tenant="together")
+    for text, vector in zip(texts, together, strict=True):
+        assert np.array_equal((await embedder.embed([text], tenant="alone"))[0], vector)
+    await embedder.close()
+
+
 def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):

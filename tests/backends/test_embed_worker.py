@@ -21,6 +21,7 @@ class Letters:
 
     dimensions = 3
     most_texts = 32
+    most_tokens = 512
 
     def __init__(self) -> None:
         self.gate = threading.Event()
