@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from trimtab.compression.compress import Compress
 from trimtab.compression.deadline import Deadline, OutOfTime
+from trimtab.compression.gate import Weights, cache_rules
+from trimtab.compression.memo import Sizes
 from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, ProsePolicy, ToolsPolicy, TurnsPolicy
 from trimtab.compression.pool import Pool
 from trimtab.compression.prefix import PrefixMemory
@@ -191,6 +193,16 @@ async def test_a_tenant_whose_time_is_dear_is_not_kept_waiting(stage: Compress) 
 
 # Over the turns of a conversation.
 
+NAMES = ("weather", "stocks", "calendar", "email", "translate", "route", "music", "lights")
+
+
+def tool(name: str) -> dict[str, Any]:
+    described = f"Everything about {name}: looks up {name}, changes {name}. " * 6
+    if name == "route":
+        described += "Knows every airport."
+    return {"type": "function", "function": {"name": f"get_{name}", "description": described, "parameters": {}}}
+
+
 words = st.text(st.sampled_from("ab c\n"), max_size=30)
 logs = st.builds(
     lambda n, tail: "".join("2026-01-02 started worker\n" for _ in range(n)) + tail, st.integers(0, 40), words
@@ -264,6 +276,50 @@ def test_what_is_compressed_is_not_compressed_further(spoken: list[tuple[str, st
     asyncio.run(run())
 
 
+def priced(before: list[tuple[bytes, int]], now: list[tuple[bytes, int]], target: Target) -> float:
+    """What a prompt costs whose provider holds the one before: the beginning that both share is cached."""
+    weights, rules = Weights.of(target.price), cache_rules(target.backend, target.upstream_model)
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
+    cached = rules.cached(sum(size for _, (_, size) in shared))
+    return (sum(size for _, size in now) - cached) * weights.input + cached * weights.cached
+
+
+def pieces(request: Request) -> list[tuple[bytes, int]]:
+    """The tools, as a model is shown them, and each message, with their sizes in tokens."""
+    read = Conversation.read(request)
+    assert read is not None
+    tools = json.dumps(request.get("tools"), separators=(",", ":")).encode()
+    bodies = [read.raw[message.start : message.end] for message in read.messages]
+    return [(tools, len(tools) // 4), *zip(bodies, Sizes().of(read), strict=True)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    turns, st.integers(0, 60), st.sampled_from([0, 3, 8]), st.sampled_from([PRICED, ENGINE, Target("f", "fake", "f")])
+)
+def test_no_conversation_costs_more_than_if_it_were_passed_through(
+    spoken: list[tuple[str, str]], size: int, tools: int, target: Target
+) -> None:
+    """The whole of a conversation, turn by turn, through a simulated cache; a step of that cache may be lost to
+    rounding, and no more."""
+
+    async def run() -> None:
+        stage = Compress(pool=Pool())
+        spent, through_, was, went = 0.0, 0.0, [], []
+        fields = {"tools": [*map(tool, NAMES[:tools])]} if tools else {}
+        for messages in conversation([*spoken, ("tool", json.dumps(records(size), indent=2)), ("user", "And?")]):
+            made = await through(stage, exchange(chat(messages, **fields), target=target))
+            original, working = pieces(made.original), pieces(made.working)
+            through_ += priced(was, original, target)
+            spent += priced(went, working, target)
+            was, went = original, working
+        weights, rules = Weights.of(target.price), cache_rules(target.backend)
+        assert spent <= through_ + rules.step * (weights.input - weights.cached)
+        stage.close()
+
+    asyncio.run(run())
+
+
 async def test_a_beginning_that_a_provider_holds_unchanged_stays_unchanged() -> None:
     """It came unchanged (the thread was late, say); from then on only what is new is changed."""
     messages = agent(json.dumps(records(150), indent=2))
@@ -276,10 +332,7 @@ async def test_a_beginning_that_a_provider_holds_unchanged_stays_unchanged() -> 
     more = chat([*messages, *result(json.dumps(records(150), indent=4), "c2")])
     made = await through(stage, exchange(more))
     assert sent(made).startswith(bytes(raw.fields["messages"])[:-1])
-    assert (
-        json.loads(json.loads(sent(made))[5]["content"]) == records(150)
-        or "message" in json.loads(sent(made))[5]["content"]
-    )
+    assert len(json.loads(sent(made))[5]["content"]) < 0.7 * len(json.dumps(records(150), indent=4))
     assert line(made).did == "compacted"
     assert {part.where for part in line(made).parts} == {"messages[5]"}
     other = await through(stage, exchange(more, tenant="b"))
@@ -426,16 +479,6 @@ async def test_demonstrations_go_whole(stage: Compress) -> None:
     assert text.endswith("Q: What is 3 plus 4?\nA:")
     assert line(made).parts[0].what == "demonstrations"
     assert 1 < len([shot for shot in shots.split("\n\n") if shot in text]) < 40
-
-
-NAMES = ("weather", "stocks", "calendar", "email", "translate", "route", "music", "lights")
-
-
-def tool(name: str) -> dict[str, Any]:
-    described = f"Everything about {name}: looks up {name}, changes {name}. " * 6
-    if name == "route":
-        described += "Knows every airport."
-    return {"type": "function", "function": {"name": f"get_{name}", "description": described, "parameters": {}}}
 
 
 ASKED = chat([{"role": "user", "content": "What is the weather at the airport?"}], tools=[*map(tool, NAMES)])
