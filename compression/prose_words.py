@@ -83,7 +83,7 @@ def by_word(found: Words, scored: Scored) -> tuple[Floats, Floats]:
     inside = (owner >= 0) & (last < found.ends[owner])
     count = len(found.starts)
     logs = np.bincount(owner[inside], weights=scored.logprobs[inside], minlength=count)
-    return logs, np.bincount(owner[inside], minlength=count).astype(np.float64)
+    return logs.astype(np.float64), np.bincount(owner[inside], minlength=count).astype(np.float64)
 
 
 def going(found: Words, logs: Floats, sizes: Floats, keep: float, asked: Floats | None = None) -> Flags:
