@@ -25,14 +25,14 @@ from ..protocol.messages import Request
 from .deadline import Deadline, OutOfTime
 from .draft import Draft
 from .gate import Terms, worth_trying
-from .lossless import compact_tools
 from .lossy import Embedder, Lossy
-from .memo import Recent, Sizes
+from .memo import Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
-from .prefix import Option, PrefixMemory, extend
+from .prefix import PrefixMemory
 from .rewriting import LEAST, Rewriting, shown
 from .sending import Sending, choose
+from .tools_field import CompactTools, tools_field
 
 if TYPE_CHECKING:
     from .summaries import Summariser
@@ -90,7 +90,7 @@ class Compress:
         self._sizes = Sizes()
         self._lossy = Lossy(self._pool, self._sizes, clock, summariser, scorer)
         self._rewriting = Rewriting(self._sizes, memo_bytes)
-        self._tools: Recent[bytes] = Recent(memo_bytes // 8)
+        self._tools = CompactTools(memo_bytes // 8)
         self._pace = 0.0  # seconds a byte, a running mean
 
     @property
@@ -119,6 +119,7 @@ class Compress:
         started = self._clock()
         job = _job(exchange, policy, started)
         if not worth_trying(size // 4, self._pace * size, job.terms):
+            self._pace *= 0.99  # one slow request must not be the last
             self._leave(exchange, "not worth the wait", "waiting would cost more than it could save")
             return
         try:
@@ -159,32 +160,14 @@ class Compress:
             return None
         patience.check()
         deadline = Deadline(job.policy.deadline_ms / 1000, self._clock)
-        head = self._head(draft, job, deadline)
+        head = self._tools.head(job.request, draft.tools, deadline)
         versions, more, late = self._rewriting(draft, head, job.tenant, job.policy.lossless, deadline, patience)
         patience.check()
         sending = choose(versions, self._memory, job.tenant, job.target.name, job.terms, job.now, draft.keep)
-        fields, parts = _tools_field(job.request, head, sending)
+        fields, parts = tools_field(job.request, head, sending, job.policy.lossless)
         if sending.raw is not None:
             fields[draft.first.field] = msgspec.Raw(sending.raw)
         return _Done(fields, sending, (*parts, *shown((*draft.parts, *more), sending)), late)
-
-    def _head(self, draft: Draft, job: _Job, deadline: Deadline) -> Option:
-        """The tools without the whitespace between their tokens, which no model sees: no tokens are counted for it."""
-        raw = bytes(job.request.fields.get("tools", b""))
-        whole = self._compact(raw, job.policy, deadline) if raw else raw
-        chosen = whole if draft.tools is None else self._compact(draft.tools, job.policy, deadline)
-        return Option(whole, chosen, len(whole) // 4, len(chosen) // 4)
-
-    def _compact(self, raw: bytes, policy: CompressionPolicy, deadline: Deadline) -> bytes:
-        key = extend(b"tools", raw)
-        known = self._tools.get(key) if policy.lossless else raw
-        if known is None:
-            try:
-                known = compact_tools(raw, deadline) or raw
-            except OutOfTime:
-                return raw
-            self._tools.put(key, known, len(known) + 128)
-        return known
 
     def _leave(self, exchange: Exchange, label: str, reason: str, started: float | None = None) -> None:
         self.counts[label] += 1
@@ -249,16 +232,6 @@ def _job(exchange: Exchange, policy: CompressionPolicy, now: float) -> _Job:
         floor=policy.floor,
     )
     return _Job(exchange.working, exchange.tenant.name, target, terms, policy, now)
-
-
-def _tools_field(request: Request, head: Option, sending: Sending) -> tuple[dict[str, msgspec.Raw], tuple[Part, ...]]:
-    raw = bytes(request.fields.get("tools", b""))
-    compact = head.changed if sending.head and head.changed is not None else head.original
-    if compact == raw:
-        return {}, ()
-    spared = len(raw) - len(head.original)
-    part = Part("whitespace between tokens", "tools", why=f"{spared} bytes that no model is shown")
-    return {"tools": msgspec.Raw(compact)}, (part,) if spared else ()
 
 
 def _expected_output(request: Request) -> int:
