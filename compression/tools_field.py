@@ -1,4 +1,4 @@
-"""The `tools` field without the whitespace between its tokens: no model is shown it, and no tokens are counted for it."""
+"""The `tools` field without the whitespace between its tokens; no model sees that, so it saves no tokens."""
 
 from __future__ import annotations
 
