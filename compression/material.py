@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..protocol.tokens import estimate
+from .abstain import Asked
 from .block import Block
 from .deadline import Deadline
 from .documents import blocks, instruction
@@ -16,6 +17,7 @@ from .units import Unit, units
 
 MARK = "[...]"
 RECORD_MARK = '{"_omitted": %d}'  # the same for JSON, where a record has to stand
+_PASSAGE = 150  # characters of a record's longest string from which on it is a text rather than a value
 _RECORD_KEY = '"_omitted"'
 _WHOLE = frozenset({"tag", "numbered", "section", "chunk"})  # documents that go with what announces them
 
@@ -49,10 +51,17 @@ class Material:
     units: tuple[Unit, ...]
 
     @property
-    def data(self) -> bool:
-        """Whether it is rows, records or log lines rather than prose."""
-        kinds = sum(1 for unit in self.units if unit.kind in ("row", "record", "line"))
-        return kinds * 2 > len(self.units)
+    def kind(self) -> Asked:
+        """What it is mostly: prose, records with a passage in each, or rows, short records and log lines."""
+        values = [unit for unit in self.units if unit.kind in ("row", "record", "line")]
+        if len(values) * 2 <= len(self.units):
+            return "prose"
+        return "passages" if sum(map(_holds_passage, values)) * 2 > len(values) else "data"
+
+
+def _holds_passage(unit: Unit) -> bool:
+    longest = max(unit.text.split('"'), key=len)
+    return unit.kind == "record" and len(longest) >= _PASSAGE and longest.count(" ") * 10 >= len(longest)
 
 
 def read(texts: Sequence[str], *, results: bool, deadline: Deadline | None = None) -> Material:

@@ -111,7 +111,7 @@ def _look(message: Message, query: str, deadline: Deadline) -> Prunable | None:
     covered = sum(size(unit.text) for unit in material.units)
     if not material.units or covered < (LEAST_RESULT if results else LEAST_DOCUMENTS):
         return None
-    why = everything(query, data=True) if material.data else None
+    why = everything(query, material.kind)
     if why is None and len(material.units) > MOST_UNITS:
         why = "it has more pieces than can be scored in time"
     return Prunable(message.index, query, spans, material, why)

@@ -102,6 +102,8 @@ class _Choice:
         self.material, self.units, self.query = material, material.units, query
         self.vectors, self.scored, self.aim, self.calibration = vectors, scored, aim, calibration
         self.deadline = deadline
+        # They come with what stands under them, never alone.
+        self.headings = np.array([unit.kind == "heading" for unit in self.units])
         self.duplicate = np.zeros(len(scored), dtype=np.bool_)
         # Tokens counted once for all the text, and shared out by bytes: a count for each unit is half of all the work.
         texts = [passage.text for passage in material.passages]
@@ -113,6 +115,7 @@ class _Choice:
 
     def make(self, query_vector: NDArray[Any]) -> NDArray[np.bool_]:
         kept = keep(self.scored, self.sizes, self.aim.recall, self.calibration).copy()
+        kept[self.headings] = False
         self._check()
         kept |= second_hop(self.units, self.query, query_vector, self.vectors, self.order, kept)
         self._check()
@@ -188,7 +191,7 @@ class _Choice:
         for i in sorted(map(int, self.order), key=self.duplicate.__getitem__):
             if have >= target and count >= _LEAST_UNITS:
                 return
-            if not kept[i]:
+            if not kept[i] and not self.headings[i]:
                 kept[i] = True
                 have += float(self.sizes[i]) + announced.pop(self.units[i].document, 0)
                 count += 1

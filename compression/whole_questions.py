@@ -90,21 +90,25 @@ AGGREGATE = (
     _words(
         (
             r"how (?:many|often)|in total|number of|count|total|sum|average|mean|median|maximum|minimum|max|min",
-            r"most|least",
-            r"highest|lowest|largest|smallest|biggest|longest|shortest|cheapest|latest|newest|earliest|oldest",
-            r"first|last",
-            r"top|bottom|best|worst|which (?:of|ones?)|percent(?:age)?|ratio|distribution|histogram|trend",
-            r"anomal(?:y|ies|ous)",
-            r"outliers?|duplicates?|unique|distinct|any|all|every|each|sort(?:ed)?|rank|group(?:ed)? by|compare",
-            r"between",
-            r"differ(?:s|ences?|ent)?|without|missing|not|none|never|other than|except",
-            r"wie viele|anzahl|summe|durchschnitt|mittelwert|höchste\w*|niedrigste\w*|größte\w*|kleinste\w*|meisten?",
-            r"wenigsten?|älteste\w*|neueste\w*|alle|jede\w*|keine?",
-            r"combien|nombre|somme|moyenne|plus (?:grand|petit|ancien|récent)\w*|tous|toutes",
-            r"cuánt[oa]s?|número|suma|promedio|máxim[oa]|mínim[oa]|mayor|menor|más \w+|tod[oa]s",
+            r"highest|lowest|largest|smallest|biggest|longest|shortest|cheapest|latest|newest|earliest|oldest|top \d+",
+            r"best|worst|which of|percent(?:age)?|ratio|distribution|histogram|trend|anomal(?:y|ies|ous)|outliers?",
+            r"duplicates?|unique|distinct|sort(?:ed)?|rank(?:ed)?|group(?:ed)? by|compare",
+            r"wie viele|anzahl|summe|durchschnitt|mittelwert|höchste\w*|niedrigste\w*|größte\w*|kleinste\w*",
+            r"älteste\w*|neueste\w*|billigste\w*",
+            r"combien|nombre|somme|moyenne|plus (?:grand|petit|ancien|récent|cher)\w*",
+            r"cuánt[oa]s?|número|suma|promedio|máxim[oa]|mínim[oa]|mayor|menor",
         )
     ),
-    re.compile(
-        "多少|几个|幾個|总共|總共|总数|總數|平均|最大|最小|最多|最少|最高|最低|最新|最早|哪些|比较|比較|没有|沒有|是否都|都有"
+    re.compile("多少|几个|幾個|总共|總共|总数|總數|平均|最大|最小|最多|最少|最高|最低|最新|最早|最便宜|比较|比較"),
+)
+# These too, where the records are short; where each holds a passage, the passage may say it.
+QUANTIFIED = (
+    _words(
+        (
+            r"most|least|first|last|top|bottom|which ones?|any|all|every|each|between|differ(?:s|ences?|ent)?",
+            r"without|missing|not|none|never|other than|except",
+            r"meisten?|wenigsten?|alle|jede\w*|keine?|tous|toutes|más \w+|tod[oa]s",
+        )
     ),
+    re.compile("哪些|没有|沒有|是否都|都有"),
 )

@@ -75,17 +75,23 @@ def test_questions_that_say_nothing(query: str) -> None:
     "query", ["how many orders are open", "the largest order", "average price", "哪些订单最大", "wie viele"]
 )
 def test_records_are_counted_together(query: str) -> None:
-    assert everything(query, data=True) is not None
+    assert everything(query, "data") is not None
+    assert everything(query, "passages") is not None
+
+
+def test_first_and_not_are_facts_where_records_hold_passages() -> None:
+    assert everything("who got the first prize", "passages") is None
+    assert everything("who got the first prize", "data") is not None
 
 
 def test_one_record_can_be_asked_for() -> None:
-    assert everything("status of order 4711", data=True) is None
+    assert everything("status of order 4711", "data") is None
 
 
 @pytest.mark.parametrize("piece", ["a ", "list ", "fasse ", "x", "convert a b c ", "\n", "fasse " + "y" * 70])
 def test_hostile_questions_cost_little(piece: str) -> None:
     before = time.perf_counter()
-    everything(piece * 100_000, data=True)
+    everything(piece * 100_000, "data")
     assert time.perf_counter() - before < 5
 
 

@@ -93,6 +93,34 @@ async def test_it_leaves_out_what_does_not_bear_on_the_question(hashed_words: An
     assert FACT not in json.dumps([part.what for part in line.parts])
 
 
+async def test_search_results_keep_the_one_that_answers_and_say_how_many_are_gone(hashed_words: Any) -> None:
+    found = [
+        {"rank": i, "url": f"https://example.org/{i}", "snippet": f"{documents(seed=i, n=1)[35:]}", "price": None}
+        for i in range(40)
+    ]
+    found[23]["snippet"] += f" {FACT}"
+    asked = {"role": "user", "content": "Who was first to see the comet Halvorsen and discovered it?"}
+    result = {"role": "tool", "tool_call_id": "c", "content": json.dumps({"took": 1.50, "results": found})}
+    sent, line = await run(stage(hashed_words), exchange([asked, {"role": "assistant", "content": "."}, result]))
+    assert line.did == "pruned"
+    parsed = json.loads(sent[2]["content"])
+    kept = [one for one in parsed["results"] if "_omitted" not in one]
+    assert found[23] in kept
+    assert all(one in found for one in kept)
+    assert len(kept) + sum(one.get("_omitted", 0) for one in parsed["results"]) == 40
+    assert '"took": 1.5,' in sent[2]["content"]
+
+
+async def test_questions_about_rows_leave_all_of_them(hashed_words: Any) -> None:
+    rows = json.dumps([{"id": i, "price": i * 7 % 13, "city": "Rome"} for i in range(200)])
+    for question in ("Which order is the cheapest?", "How many orders are there for Rome?", "orders without a city"):
+        asked = {"role": "user", "content": question}
+        made = exchange([asked, {"role": "tool", "tool_call_id": "c", "content": rows}])
+        _, line = await run(stage(hashed_words), made)
+        assert line.reason == "the question asks about all the records together"
+        assert made.working is made.original
+
+
 async def test_the_floor_is_the_tenants(hashed_words: Any) -> None:
     for floor in (0.3, 0.6, 0.9):
         policy = ON.model_copy(update={"floor": floor})
