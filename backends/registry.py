@@ -56,6 +56,12 @@ def create(name: str, options: Mapping[str, Any]) -> Backend:
     return made
 
 
+def open_scorer(backend: Backend) -> Any:
+    """Log-probabilities of texts under the model of a backend made as "engine": backends/engine/score.py's. Imports
+    numpy: not for the event loop."""
+    return importlib.import_module(".engine.score", __package__).EngineScorer(backend)
+
+
 def require(what: str, extra: str, needs: Sequence[str]) -> None:
     """Raises MissingExtra, naming the cure, unless every package is there.
 

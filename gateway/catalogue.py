@@ -87,6 +87,15 @@ class Catalogue:
     def served(self, target: Target) -> Served:
         return self._served[target.name]
 
+    def named(self, name: str) -> Served | None:
+        """The model that is configured under this very name."""
+        return self._served.get(name)
+
+    def engine(self, name: str | None = None) -> Served | None:
+        """The model of that name if it runs on the bundled engine; without a name, the first that does."""
+        wanted = (s for s in self._served.values() if s.target.backend == "engine" and name in (None, s.target.name))
+        return next(wanted, None)
+
     def all(self) -> Iterable[Served]:
         return self._served.values()
 

@@ -35,8 +35,8 @@ SUMMARY_SECONDS = 20.0  # but for a small model's summary, where a tenant asked 
 def patience(policy: CompressionPolicy) -> float:
     """Seconds for all the stages together: the usual, and what a tenant allows its models on top."""
     seconds = WALK_SECONDS + policy.deadline_ms / 1000
-    if policy.context.enabled:
-        seconds += policy.context.deadline_ms / 1000
+    embed = policy.context.enabled + policy.tools.enabled + policy.demonstrations.enabled  # each waits on its own
+    seconds += embed * policy.context.deadline_ms / 1000
     if policy.prose.enabled:
         seconds += policy.prose.deadline_ms / 1000
     if policy.turns.enabled and policy.turns.summarise:

@@ -6,13 +6,16 @@ reload, or the next turn of every conversation would begin differently. A reload
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from ..backends.base import Backend
 from ..backends.embed import Embedder, EmbedOptions, open_embedder
-from ..backends.registry import MissingExtra
+from ..backends.registry import MissingExtra, open_scorer
 from ..cache.recall import Recall
 from ..compression.compress import Compress
 from ..compression.pool import Pool
@@ -23,6 +26,10 @@ from ..routing.route import Route
 from .catalogue import Catalogue
 from .config import Config
 from .summarise import Summarise, summariser
+
+if TYPE_CHECKING:
+    from ..compression.prose_words import Scored
+    from ..compression.surprise import Scorer
 
 log = logging.getLogger("trimtab.gateway")
 
@@ -51,7 +58,8 @@ class Stages:
         self._catalogue = catalogue
         self._clock = clock
         self._pool = Pool()
-        self._compress = Compress(self._pool, clock=clock, summariser=self._summariser)
+        self._compress = Compress(self._pool, clock=clock, summariser=self._summariser, scorer=self.scorer)
+        self._readers: dict[str, _Reader] = {}
 
     def pruning(self, config: Config, before: Pruning | None = None) -> Pruning:
         """The one that there was, if the configuration asks for the same; else a new one, to be started."""
@@ -68,6 +76,8 @@ class Stages:
     def adopt(self, pruning: Pruning) -> None:
         """The configuration that this was made for serves from now on."""
         self._compress.embedder = pruning.embedder
+        backends = [served.backend for served in self._catalogue().all()]
+        self._readers = {name: reader for name, reader in self._readers.items() if reader.backend in backends}
 
     def close(self) -> None:
         """Wait for the threads, which stop at their deadlines. Blocks."""
@@ -76,15 +86,40 @@ class Stages:
     def _summariser(self, exchange: Exchange) -> Summarise | None:
         return summariser(self._catalogue(), exchange, self._clock)
 
+    def scorer(self, name: str | None) -> Scorer | None:
+        """The model of that name if it runs on the bundled engine, or the first that does; the same one each time."""
+        served = self._catalogue().engine(name)
+        if served is None:
+            return None
+        known = self._readers.get(served.target.name)
+        if known is None or known.backend is not served.backend:
+            known = self._readers[served.target.name] = _Reader(served.backend)
+        return known
+
+
+class _Reader:
+    """A model that says how probable texts are. What it needs is imported with the first of them."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._scorer: Scorer | None = None
+
+    async def logprobs(self, text: str, given: str = "") -> Scored:
+        scorer = self._scorer
+        if scorer is None:
+            opened: Scorer = await asyncio.to_thread(open_scorer, self.backend)
+            scorer = self._scorer = opened
+        return await scorer.logprobs(text, given)
+
 
 def _embeds(config: Config) -> bool:
     policies = [tenant.policy.compress for tenant in config.tenants.values()]
-    return any(policy.context.enabled or policy.tools.enabled for policy in policies)
+    return any(p.context.enabled or p.tools.enabled or p.demonstrations.enabled for p in policies)
 
 
 def _opened(options: EmbedOptions) -> Embedder | None:
     try:
         return open_embedder(options)
     except MissingExtra as e:
-        log.warning("nothing is pruned: %s", e)  # the stage says so on every receipt
+        log.warning("compression goes without: %s", e)  # `prune` does nothing then, and says so on every receipt
         return None

