@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Vectors = Mapping[str, Sequence[float] | NDArray[np.float32]]
 
 _LEAST_KEPT = 2
-_WIDTH = 2048  # words are hashed into so many columns: memory that no text can drive up
+_WIDTH = 1024  # words are hashed into so many columns: memory that no text can drive up
 _REDUNDANT = 0.3  # what likeness to one already kept costs, against likeness to the question
 _SHORT_ANSWER = 40  # characters; answers this short that recur are classes, and each class stays shown
 _NOTED = re.compile(r"\[\d{1,4} examples? left out\]\n")
@@ -120,17 +120,20 @@ def chosen(
     """Which demonstrations stay: at least two, and at least `keep` of their tokens. Greedy: each time the one most
     like the question, less its likeness to those that stay already (maximal marginal relevance)."""
     sizes = np.array([estimate(text) for text in texts], dtype=np.float64)
-    relevant, alike = _likeness([*texts, question], vectors)
+    alike = _Likeness([*texts, question], vectors)
+    relevant = alike.to(len(texts))[:-1]
     goal = keep * sizes.sum()
     kept = set(_one_of_each_class(answers, relevant)) | (set() if always is None else {always})
-    penalty = alike[list(kept)].max(axis=0) if kept else np.zeros(len(texts))
+    penalty = np.zeros(len(texts))
+    for already in kept:
+        penalty = np.maximum(penalty, alike.to(already)[:-1])
     while len(kept) < min(_LEAST_KEPT, len(texts)) or sizes[list(kept)].sum() < goal:
         deadline.check()
         gain = relevant - _REDUNDANT * penalty
         gain[list(kept)] = -np.inf
         pick = int(gain.argmax())
         kept.add(pick)
-        penalty = np.maximum(penalty, alike[pick])
+        penalty = np.maximum(penalty, alike.to(pick)[:-1])
     return kept
 
 
@@ -144,20 +147,27 @@ def _one_of_each_class(answers: Sequence[str], relevant: Floats) -> list[int]:
     return list(best.values())
 
 
-def _likeness(texts: Sequence[str], vectors: Vectors | None) -> tuple[Floats, Floats]:
-    """How alike the last text is to each of the others, and those to each other: cosines of rarity-weighed words,
-    averaged with those of the vectors where all are there."""
-    rows = np.zeros((len(texts), _WIDTH))
-    for row, text in zip(rows, texts, strict=True):
-        np.add.at(row, [zlib.crc32(term.encode("utf-8", "replace")) % _WIDTH for term in terms(text)], 1.0)
-    having = (rows > 0).sum(axis=0)
-    rows = np.log1p(rows) * np.log1p((len(texts) - having + 0.5) / (having + 0.5))
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    alike = rows @ rows.T
-    if vectors is not None and all(text in vectors for text in texts):
-        dense = np.array([vectors[text] for text in texts], dtype=np.float64)
-        alike = (alike + dense @ dense.T) / 2
-    return alike[-1, :-1], alike[:-1, :-1]
+class _Likeness:
+    """How alike texts are: cosines of rarity-weighed words, averaged with those of their vectors where all have one."""
+
+    def __init__(self, texts: Sequence[str], vectors: Vectors | None) -> None:
+        rows = np.zeros((len(texts), _WIDTH))
+        for row, text in zip(rows, texts, strict=True):
+            np.add.at(row, [zlib.crc32(term.encode("utf-8", "replace")) % _WIDTH for term in terms(text)], 1.0)
+        having = (rows > 0).sum(axis=0)
+        rows = np.log1p(rows) * np.log1p((len(texts) - having + 0.5) / (having + 0.5))
+        self._rows = rows / np.maximum(np.sqrt((rows * rows).sum(axis=1, keepdims=True)), 1e-12)
+        self._vectors: Floats | None = None
+        if vectors is not None and all(text in vectors for text in texts):
+            self._vectors = np.array([vectors[text] for text in texts], dtype=np.float64)
+
+    def to(self, one: int) -> Floats:
+        """The likeness of every text to one of them: shape (texts,)."""
+        # einsum, not a product of matrices: so little work must not wake a library's threads.
+        alike = np.einsum("ij,j->i", self._rows, self._rows[one])
+        if self._vectors is not None:
+            alike = (alike + np.einsum("ij,j->i", self._vectors, self._vectors[one])) / 2
+        return np.asarray(alike)
 
 
 def _pair_texts(found: Pairs) -> list[str]:
