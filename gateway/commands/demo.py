@@ -127,7 +127,7 @@ def _table(receipts: list[tuple[Shown, dict[str, Any]]]) -> Table:
 def _story(lines: list[dict[str, Any]]) -> str:
     """The optimisations that acted, and the names of those that did not."""
     stages = [line for line in lines if line["stage"] not in ("admit", "answer", "settle")]
-    acted = [f"{line['stage']}: {line['did']}" for line in stages if line["did"] != "off"]
+    acted = [f"{line['stage']}: {line['did']}" for line in stages if line["did"] not in ("off", "left alone")]
     off = [line["stage"] for line in stages if line["did"] == "off"]
     return "; ".join([*acted, *([f"off: {', '.join(off)}"] if off else [])])
 

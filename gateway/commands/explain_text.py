@@ -83,7 +83,7 @@ def _row(name: str, value: str) -> Text:
 
 
 def _stage(line: ReceiptLine, full: bool) -> Iterator[Text]:
-    acted = line.did not in ("off", "left out", "undone")
+    acted = line.did not in ("off", "left alone", "left out", "undone")
     told = Text.assemble((f"{line.stage:<10}", "bold"), (line.did, "" if acted else "dim"))
     if line.tokens_before is not None:
         after = "" if line.tokens_after is None else f" to {line.tokens_after:,}"

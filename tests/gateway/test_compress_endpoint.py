@@ -154,6 +154,27 @@ async def test_it_counts_as_a_request_and_as_no_tokens(serve: Serve, upstream: F
         assert (await post(running, {"messages": []}, key=OTHER_KEY))[0] == 200
 
 
+async def test_a_summary_is_charged_here_too(serve: Serve, upstream: FakeServer) -> None:
+    config = configured(upstream, "small", "big")
+    config["routes"] = {"auto": {"small": "small", "large": "big"}}
+    turns = {"enabled": True, "above": 800, "keep": 0.5, "summarise": True}
+    config["tenants"]["acme"]["policy"]["compress"] |= {"turns": turns, "floor": 0.0}
+    config["tenants"]["acme"]["limits"] = {"usd_per_day": 1}
+    talk = [
+        {"role": role, "content": f"Chapter {n}: " + f"the caravan went on past well {n}. " * 20}
+        for n in range(12)
+        for role in ("user", "assistant")
+    ] + [{"role": "user", "content": "Where did it begin?"}]
+    async with serve(config) as running:
+        _, told, _ = await post(running, {"model": "auto", "messages": talk, "max_tokens": 16})
+        totals = await running.gateway.ledger.totals("acme")
+    assert upstream.counts.calls == len(told["charges"]) > 0
+    assert told["cost_usd"] > 0
+    assert told["cost_usd"] == pytest.approx(sum(charge["microusd"] for charge in told["charges"]) / 1e6)
+    assert totals.cost_microusd == sum(charge["microusd"] for charge in told["charges"])
+    assert totals.prompt_tokens == upstream.counts.prompt_tokens
+
+
 async def test_a_draining_gateway_takes_no_more(serve: Serve, upstream: FakeServer) -> None:
     async with serve(configured(upstream)) as running:
         running.gateway.drain()
