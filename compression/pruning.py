@@ -124,7 +124,7 @@ def versions(made: Plan, tools: bytes, sizes: Sizes, deadline: Deadline) -> tupl
     changed: list[bytes | None] = []
     after: list[int] = []
     for message, whole in zip(conversation.messages, tokens, strict=True):
-        outcome = made.known.get(message.index, Outcome())
+        outcome = Outcome() if message.frozen else made.known.get(message.index, Outcome())
         changed.append(outcome.changed or conversation.raw[message.start : message.end])
         after.append(max(1, whole - outcome.saved))
     size = estimate_bytes(tools) if tools else 0

@@ -54,9 +54,10 @@ class Rewriting:
         after, leans = [0] * len(changed), [False] * len(changed)
         sizes = self._sizes.of(conversation, patience)
         for i, (at, outcome) in enumerate(zip(draft.index, outcomes, strict=True)):
-            own = outcome.changed
+            # The same beginning may have been sent before its mark was set; what is marked now goes as it came.
+            own = None if conversation.messages[i].frozen else outcome.changed
             changed[at] = _bytes(conversation, i) if own is None else own
-            after[at] = max(0, sizes[i] - outcome.saved)
+            after[at] = sizes[i] if own is None else max(0, sizes[i] - outcome.saved)
             leans[at] = any(part.what == REFERENCES for part in outcome.parts)
         before = self._sizes.of(draft.first, patience) if draft.lossy else sizes
         parts = relabelled([part for outcome in outcomes for part in outcome.parts], draft.index)

@@ -599,3 +599,21 @@ async def test_without_a_model_to_read_it_prose_stays(stage: Compress) -> None:
     policy = CompressionPolicy(deadline_ms=60_000, prose=ProsePolicy(enabled=True))
     made = await through(stage, exchange(chat(agent(STORY)), policy))
     assert any(part.why == "no model is configured that could read it" for part in line(made).parts)
+
+
+async def test_what_is_marked_for_the_cache_goes_as_it_came_even_if_it_was_compacted_before() -> None:
+    stage, said = Compress(), json.dumps([{"id": i, "name": f"item {i}"} for i in range(120)], indent=2)
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": said},
+        {"role": "user", "content": [{"type": "text", "text": "Which is the first?"}]},
+    ]
+    first = exchange({"model": "m", "messages": messages})
+    await stage(first)
+    assert first.working.edited
+    messages[3]["content"][0]["cache_control"] = {"type": "ephemeral"}
+    second = exchange({"model": "m", "messages": messages})
+    await stage(second)
+    assert json.loads(second.working.encode())["messages"] == messages
