@@ -25,6 +25,7 @@ from trimtab.compression import tool_choice
 from trimtab.compression.deadline import Deadline
 from trimtab.compression.policy import ToolsPolicy
 from trimtab.compression.spans import Conversation
+from trimtab.compression.tool_list import parameters_text
 from trimtab.protocol.messages import Request
 from trimtab.protocol.tokens import estimate
 
@@ -96,13 +97,13 @@ def said(tool: Mapping[str, Any]) -> str:
 
 def matrix(row: Row, vectors: Mapping[str, Any] | None) -> tuple[Any, bool]:
     """The features of a row's tools, and whether the tier would act on it at all."""
-    texts = [(t["name"], t["description"], tool_choice.parameters_text(t)) for t in row.tools]
+    texts = [(t["name"], t["description"], parameters_text(t)) for t in row.tools]
     words = tool_choice.words_score(row.question, texts)
-    acts = not tool_choice._several(row.question)
+    acts = not tool_choice.several(row.question)
     if vectors is None:
         return tool_choice.features(words), acts
     cosines = np.array([vectors[said(t)] for t in row.tools], dtype=np.float64) @ vectors[row.question]
-    return tool_choice.features(words, cosines), acts and cosines.max() >= tool_choice._RESEMBLES
+    return tool_choice.features(words, cosines), acts and cosines.max() >= tool_choice.RESEMBLES
 
 
 def fit(found: Sequence[tuple[Any, list[int]]]) -> Any:

@@ -11,20 +11,18 @@ narrowed: when a later turn names a tool that was left out, or would have kept i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol.exchange import Part
 from .bm25 import bags, counts, rarity, terms, weigh
 from .deadline import Deadline
-from .json_places import Odd, Place, items
 from .policy import ToolsPolicy
 from .spans import Conversation, Message
+from .tool_list import Tool, apart, read, spliced
 
 Floats = NDArray[np.float64]
 Vectors = Mapping[str, Sequence[float] | NDArray[np.float32]]
@@ -32,9 +30,8 @@ Vectors = Mapping[str, Sequence[float] | NDArray[np.float32]]
 _FEWEST = 4  # tools; of fewer, none is left out
 _LEAST_KEPT = 2
 _MOST = 1_000
-_RESEMBLES = 0.4  # cosine of the question and the nearest tool, below which nothing is left out
+RESEMBLES = 0.4  # cosine of the question and the nearest tool, below which nothing is left out
 _NAME, _PARAMETERS = 2.0, 0.5  # what a word in a name, or in the parameters, counts against one in the description
-_DEEPEST = 5
 
 # Fitted by benchmarks/tool_choice.py (conditional logit over the tools of a row), with vectors and without; then the
 # margin for each target of recall. What asks for more recall than the rows can show leaves nothing out.
@@ -49,10 +46,7 @@ _SEVERAL = re.compile(
     re.IGNORECASE,
 )
 _UNKNOWN_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f\u4e00-\u9fff]")
-_JOINTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_./-]")
 _NAMES = re.compile(r"[\w.-]+")
-
-_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(slots=True)
@@ -61,14 +55,6 @@ class ToolsProposal:
 
     raw: bytes | None = None
     parts: list[Part] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tool:
-    place: Place
-    name: str
-    description: str
-    parameters: str
 
 
 def tools(
@@ -81,7 +67,7 @@ def tools(
 ) -> ToolsProposal:
     """Leave out what the first question has no use for. `raw` is the `tools` (or `functions`) field, `tool_choice`
     that field's bytes; `vectors` has unit vectors of all texts that `wanted` names. Raises OutOfTime."""
-    found = _read(raw)
+    found = read(raw)
     margin = _margin(policy.recall, vectors is not None)
     why = _reason_to_keep(conversation, raw, found, margin)
     if why is not None:
@@ -107,24 +93,24 @@ def tools(
     gone = [tool for stay, tool in zip(stays, found, strict=True) if not stay]
     tokens = sum(tool.place[1] - tool.place[0] for tool in gone) // 4
     part = Part("tools that do not bear on the question", "tools", tokens=tokens, count=len(gone))
-    return ToolsProposal(_spliced(raw, [tool.place for tool in found], stays.tolist()), [part])
+    return ToolsProposal(spliced(raw, [tool.place for tool in found], stays.tolist()), [part])
 
 
 def wanted(conversation: Conversation, raw: bytes) -> list[str]:
     """The texts whose vectors `tools` reads: each question and each tool; none where nothing would be left out."""
-    found = _read(raw)
+    found = read(raw)
     if _reason_to_keep(conversation, raw, found, 0.0) is not None:
         return []
     return _texts(_questions(conversation), found)
 
 
-def _texts(turns: Sequence[Message], found: Sequence[_Tool]) -> list[str]:
+def _texts(turns: Sequence[Message], found: Sequence[Tool]) -> list[str]:
     """Each question that is plain, and each tool."""
-    questions = [text for text in map(_text, turns) if not _several(text)]
+    questions = [text for text in map(_text, turns) if not several(text)]
     return [*questions, *(_said(tool) for tool in found)]
 
 
-def _reason_to_keep(conversation: Conversation, raw: bytes, found: Sequence[_Tool], margin: float | None) -> str | None:
+def _reason_to_keep(conversation: Conversation, raw: bytes, found: Sequence[Tool], margin: float | None) -> str | None:
     if margin is None:
         return "no margin is known for so high a recall"
     if not _FEWEST <= len(found) <= _MOST:
@@ -134,7 +120,7 @@ def _reason_to_keep(conversation: Conversation, raw: bytes, found: Sequence[_Too
     turns = _questions(conversation)
     if not turns:
         return "no question"
-    return "the question may ask for several things" if _several(_text(turns[0])) else None
+    return "the question may ask for several things" if several(_text(turns[0])) else None
 
 
 def _questions(conversation: Conversation) -> list[Message]:
@@ -145,17 +131,17 @@ def _text(message: Message) -> str:
     return "\n".join(span.text for span in message.spans)
 
 
-def _several(question: str) -> bool:
+def several(question: str) -> bool:
     """Whether it may ask for more than one thing. An empty one may ask for anything."""
     plain = question.strip()
     return not plain or _SEVERAL.search(plain) is not None or _UNKNOWN_SCRIPT.search(plain) is not None
 
 
-def _stays(turn: Message, found: Sequence[_Tool], margin: float, vectors: Vectors | None) -> NDArray[np.bool_]:
+def _stays(turn: Message, found: Sequence[Tool], margin: float, vectors: Vectors | None) -> NDArray[np.bool_]:
     """Which tools one question keeps."""
     question = _text(turn)
     everything = np.ones(len(found), dtype=np.bool_)
-    if _several(question):
+    if several(question):
         return everything
     of_words = words_score(question, [(tool.name, tool.description, tool.parameters) for tool in found])
     if vectors is None:
@@ -164,7 +150,7 @@ def _stays(turn: Message, found: Sequence[_Tool], margin: float, vectors: Vector
         said = np.array([vectors[_said(tool)] for tool in found], dtype=np.float64)
         # einsum: so little work must not wake a library's threads.
         cosines = np.einsum("ij,j->i", said, np.asarray(vectors[question], dtype=np.float64))
-        if cosines.max() < _RESEMBLES:
+        if cosines.max() < RESEMBLES:
             return everything
         scores = features(of_words, cosines) @ _WEIGHTS
     least = min(scores.max() - margin, np.sort(scores)[-min(_LEAST_KEPT, len(scores))])
@@ -175,7 +161,7 @@ def words_score(question: str, texts: Sequence[tuple[str, str, str]]) -> Floats:
     """BM25 of each tool, given as name, description and words of its parameters: shape (tools,)."""
     query = list(dict.fromkeys(terms(question)))
     weights = (_NAME, 1.0, _PARAMETERS)
-    columns = [[_JOINTS.sub(" ", text[0]) for text in texts], [text[1] for text in texts], [text[2] for text in texts]]
+    columns = [[apart(text[0]) for text in texts], [text[1] for text in texts], [text[2] for text in texts]]
     found = sum(w * counts(query, bags(column)) for w, column in zip(weights, columns, strict=True))
     lengths = sum(
         w * np.array([len(terms(text)) for text in column], dtype=np.float64)
@@ -209,57 +195,8 @@ def _named(messages: Sequence[Message], raw: bytes) -> set[str]:
     return found
 
 
-def _read(raw: bytes) -> list[_Tool]:
-    """The tools in order; none where the field is not what it should be."""
-    try:
-        return [_tool(raw, place) for place in items(raw, (0, len(raw)))]
-    except (Odd, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-
-
-def _tool(raw: bytes, place: Place) -> _Tool:
-    value = _decode(memoryview(raw)[place[0] : place[1]])
-    if not isinstance(value, dict):
-        raise Odd
-    inner = value.get("function", value)
-    name = inner.get("name") if isinstance(inner, dict) else None
-    if not isinstance(name, str):
-        return _Tool(place, "", "", "")  # a provider's own tool: it has no name, and stays
-    description = inner.get("description")
-    return _Tool(place, name, description if isinstance(description, str) else "", parameters_text(inner))
-
-
-def parameters_text(function: Mapping[str, Any]) -> str:
-    """Names, descriptions and values of a function's parameters."""
-    return " ".join(_words_of(function.get("parameters"), 0))
-
-
-def _words_of(schema: Any, depth: int) -> Iterator[str]:
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict) or depth > _DEEPEST:
-        return
-    for name, inner in properties.items():
-        yield _JOINTS.sub(" ", name)
-        if isinstance(inner, dict):
-            yield str(inner.get("description", ""))
-            values = inner.get("enum")
-            yield " ".join(map(str, values[:50])) if isinstance(values, list) else ""
-            yield from _words_of(inner, depth + 1)
-
-
-def _said(tool: _Tool) -> str:
+def _said(tool: Tool) -> str:
     return f"{tool.name}: {tool.description}"
-
-
-def _spliced(raw: bytes, places: Sequence[Place], stays: Sequence[bool]) -> bytes:
-    """The array without some elements: what stood before a kept one still does, but for the first."""
-    out: list[bytes] = [raw[: places[0][0]]]
-    first = True
-    for i, (start, end) in enumerate(places):
-        if stays[i]:
-            out += [b"" if first else raw[places[i - 1][1] : start], raw[start:end]]
-            first = False
-    return b"".join([*out, raw[places[-1][1] :]])
 
 
 def _all(why: str) -> ToolsProposal:
