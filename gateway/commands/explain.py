@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         request = parse(_read(args.request), args.protocol)
         told = asyncio.run(explain(config, tenant, request))
     except (Refused, ConfigError, TrimtabError, Unusable) as e:
-        print(f"trimtab: {e}", file=sys.stderr)
+        print(visible(f"trimtab: {e}"), file=sys.stderr)
         return e.status if isinstance(e, Refused) else 1
     if args.json:
         print(json.dumps(as_json(told), ensure_ascii=False, indent=2))
@@ -229,6 +229,11 @@ def as_json(told: Told) -> dict[str, Any]:
         "notes": list(told.notes),
         "request": json.loads(exchange.working.encode()),
     }
+
+
+def visible(text: str) -> str:
+    """Without what would steer a terminal: a request may hold anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 class _Absent:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -16,9 +16,7 @@ from rich.text import Text
 from ...protocol.exchange import Exchange, Part, ReceiptLine
 from ...protocol.messages import Request
 from .diff import Op, Piece, folded, only_space, paired, pieces
-
-if TYPE_CHECKING:
-    from .explain import Told
+from .explain import Told, visible
 
 _STYLE: dict[Op, str] = {"same": "", "gone": "red", "new": "green", "cut": "dim"}
 _MARKS: dict[Op, tuple[str, str]] = {"same": ("", ""), "gone": ("[-", "-]"), "new": ("{+", "+}"), "cut": ("", "")}
@@ -44,7 +42,7 @@ def show(told: Told, full: bool = False, console: Console | None = None) -> None
             Text("the request would go on as it is, byte for byte" if _untouched(exchange) else "no text changes")
         )
     for title, found in changes:
-        console.print(Text(title, style="bold"))
+        console.print(Text(visible(title), style="bold"))
         console.print(_written(found, coloured=console.color_system is not None))
         console.print()
     for note in told.notes:
@@ -93,7 +91,7 @@ def _stage(line: ReceiptLine, full: bool) -> Iterator[Text]:
     if line.cost_microusd is not None:
         told.append(f", at most {line.cost_microusd / 1e6:.6f} USD")
     if line.reason:
-        told.append(f": {line.reason}", "dim" if not acted else "")
+        told.append(f": {visible(line.reason)}", "dim" if not acted else "")
     if line.ms is not None:
         told.append(f" ({line.ms:.1f} ms)", "dim")
     yield told
@@ -105,13 +103,13 @@ def _stage(line: ReceiptLine, full: bool) -> Iterator[Text]:
 
 
 def _part(part: Part) -> Text:
-    told = Text(f"{'':10}  {part.where + ': ' if part.where else ''}{part.what}")
+    told = Text(f"{'':10}  {part.where + ': ' if part.where else ''}{visible(part.what)}")
     if part.count > 1:
         told.append(f" ({part.count})")
     if part.tokens:
         told.append(f", {-part.tokens:+,} tokens", "green" if part.tokens > 0 else "red")
     if part.why:
-        told.append(f": {part.why}", "dim")
+        told.append(f": {visible(part.why)}", "dim")
     return told
 
 
@@ -194,14 +192,9 @@ def _written(found: list[Piece], coloured: bool) -> Text:
     for piece in found:
         if not coloured:
             before, after = _MARKS[piece.op]
-            out.append(f"{before}{_visible(piece.text)}{after}")
+            out.append(f"{before}{visible(piece.text)}{after}")
         elif piece.text.isspace() and piece.op in ("gone", "new"):
             out.append(piece.text, f"on {_STYLE[piece.op]}")  # space has no colour of its own
         else:
-            out.append(_visible(piece.text), _STYLE[piece.op])
+            out.append(visible(piece.text), _STYLE[piece.op])
     return out
-
-
-def _visible(text: str) -> str:
-    """Without what would steer the terminal: a request may hold anything."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

@@ -184,12 +184,17 @@ def test_space_that_went_is_told_in_a_word(desk: Desk) -> None:
 
 def test_a_request_cannot_steer_the_terminal(desk: Desk) -> None:
     rows = [{**row, "name": "\x1b[2J [bold]markup[/] \u202e"} for row in ROWS]
-    turns = [*TURNS[:3], {**TURNS[3], "content": json.dumps(rows, indent=4, ensure_ascii=False)}]
+    content = json.dumps(rows, indent=4, ensure_ascii=False)
+    turns = [*TURNS[:3], {**TURNS[3], "content": content, "tool_call_id": "c1\x1b[2J"}]
     desk.write("r.json", json.dumps({**ASKED, "messages": turns}))
     status, out, _ = desk.run("-t", "acme", "--full")
     assert status == 0
     assert "\x1b" not in out
     assert "\u202e" not in out
+    assert "tool c1\\x1b[2J" in out
+    desk.write("r.json", json.dumps({**ASKED, "model": "\x1b[2J"}))
+    _, _, err = desk.run("-t", "acme")
+    assert "\x1b" not in err
 
 
 def test_limits_that_could_never_be_met_are_told(desk: Desk) -> None:
