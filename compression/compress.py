@@ -184,7 +184,7 @@ class Compress:
             self.counts[done.late.code] += 1
             reason = done.late.message
         self.counts[did] += 1
-        self.counts["verifier refused"] = self._rewriting.refused
+        self.counts["verifier refused"] = self._rewriting.refused + self._tools.refused
         exchange.note(
             self.name,
             did,
@@ -211,7 +211,8 @@ def _off(exchange: Exchange, policy: CompressionPolicy) -> str | None:
 
 
 def _any_lossy(policy: CompressionPolicy) -> bool:
-    return policy.turns.enabled or policy.demonstrations.enabled or policy.prose.enabled or policy.tools.enabled
+    tiers = (policy.turns.enabled, policy.demonstrations.enabled, policy.prose.enabled)
+    return any(tiers) or policy.tools.enabled or policy.tools.share
 
 
 def _size(request: Request) -> int:

@@ -41,16 +41,17 @@ class CacheRules:
 
 OPENAI = CacheRules()
 ANTHROPIC = CacheRules(step=1, write=1.25, marked=True)
-ENGINE = CacheRules(minimum=0, step=16)
+PAGES = CacheRules(minimum=0, step=16)  # the bundled engine's, and those of the servers that people run themselves
 NO_GAIN = "nothing to gain"
 _CLAUDE = re.compile(r"claude|anthropic", re.IGNORECASE)
+_OPENAI = re.compile(r"(?:^|/)(?:gpt-(?!oss)|chatgpt|codex|o\d|gemini|grok)", re.IGNORECASE)  # and those who do alike
 
 
 def cache_rules(backend: str, model: str = "") -> CacheRules:
-    """The rules of a backend kind, or of the provider that an upstream's model name gives away; OpenAI's by default."""
-    if backend == "engine":
-        return ENGINE
-    return ANTHROPIC if _CLAUDE.search(model) else OPENAI
+    """The rules of a backend kind, or of the provider that an upstream's model name gives away."""
+    if backend != "engine" and _CLAUDE.search(model):
+        return ANTHROPIC
+    return OPENAI if backend != "engine" and _OPENAI.search(model) else PAGES
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from .policy import CompressionPolicy
 from .pool import Busy, Pool
 from .proposal import Proposal
 from .spans import Conversation
+from .tool_sharing import share
 
 if TYPE_CHECKING:
     from .summaries import Summaries, Summariser
@@ -96,8 +97,8 @@ class Lossy:
         """The draft after every tier that did something. Raises OutOfTime or Busy before the first."""
         whole = await self._client_tokens(draft, exchange)
         run = _Run(exchange, policy, whole, draft.tools_tokens, policy.deadline_ms / 1000)
-        if policy.tools.enabled and "tools" in draft.request.fields:
-            draft = await self._tools(draft, run)
+        if "tools" in draft.request.fields and (policy.tools.enabled or policy.tools.share):
+            draft = await self._shorter_tools(draft, run)
         if policy.turns.enabled:
             draft = await self._tier(draft, run, TURNS, self._turns)
         if policy.demonstrations.enabled:
@@ -124,6 +125,22 @@ class Lossy:
             why = "a text that the caller keeps would go"
         keep = (texts + run.tools) / max(1, run.whole)
         return replace(made, keep=min(keep, draft.keep)) if why is None else draft.without(what, why)
+
+    async def _shorter_tools(self, draft: Draft, run: _Run) -> Draft:
+        """Fewer tools, then what several of them begin with said once."""
+        if b"cache_control" in bytes(draft.request.fields["tools"]) or any(m.frozen for m in draft.first.messages):
+            return draft.without(TOOLS, "they stand before a mark for the provider's cache")
+        if run.policy.tools.enabled:
+            draft = await self._tools(draft, run)
+        return await self._shared(draft, run) if run.policy.tools.share else draft
+
+    async def _shared(self, draft: Draft, run: _Run) -> Draft:
+        raw = bytes(draft.request.fields["tools"]) if draft.tools is None else draft.tools
+        try:
+            made = await self._timed(run, lambda deadline: share(raw, deadline))
+        except (OutOfTime, Busy) as e:
+            return draft.without(TOOLS, e.message)
+        return draft if made is None else replace(draft, tools=made[0]).saying([made[1]])
 
     async def _tools(self, draft: Draft, run: _Run) -> Draft:
         raw, choice = (bytes(draft.request.fields.get(name, b"")) for name in ("tools", "tool_choice"))

@@ -11,6 +11,7 @@ from .lossless import compact_tools
 from .memo import Recent
 from .prefix import Option, extend
 from .sending import Sending
+from .verify import Refused
 
 
 class CompactTools:
@@ -18,6 +19,7 @@ class CompactTools:
 
     def __init__(self, size: int) -> None:
         self._known: Recent[bytes] = Recent(size)
+        self.refused = 0  # sets that the verifier sent back
 
     def head(self, request: Request, chosen: bytes | None, deadline: Deadline) -> Option:
         """What stands before the messages for the model: all tools, or those that a tier has `chosen`."""
@@ -32,6 +34,9 @@ class CompactTools:
         if known is None:
             try:
                 known = compact_tools(raw, deadline) or raw
+            except Refused:
+                known = raw
+                self.refused += 1
             except OutOfTime:
                 return raw
             self._known.put(key, known, len(known) + 128)

@@ -617,3 +617,38 @@ async def test_what_is_marked_for_the_cache_goes_as_it_came_even_if_it_was_compa
     second = exchange({"model": "m", "messages": messages})
     await stage(second)
     assert json.loads(second.working.encode())["messages"] == messages
+
+
+INTRO = "This tool belongs to the file system, which lets users work with files and directories. Tool description: "
+
+
+def tools_alike(**more: Any) -> list[dict[str, Any]]:
+    names = ("move", "copy", "list", "find", "tail", "head", "sort", "diff", "touch", "echo", "remove", "make")
+    schema = {"type": "object", "properties": {"path": {"type": "string", "description": "Where it stands."}}}
+    made = [{"name": name, "description": f"{INTRO}It will {name}.", "parameters": schema} for name in names]
+    return [{"type": "function", "function": function, **more} for function in made]
+
+
+async def test_what_tools_begin_with_is_said_once_where_the_tenant_wants_it() -> None:
+    body = {"model": "m", "tools": tools_alike(), "messages": [{"role": "user", "content": "Sort the file, please."}]}
+    policy = CompressionPolicy(tools=ToolsPolicy(share=True))
+    made = exchange(body, policy, target=ENGINE)
+    await Compress()(made)
+    said = [tool["function"]["description"] for tool in json.loads(made.working.encode())["tools"]]
+    assert said[0] == f"{INTRO}It will move."
+    assert said[1:] == [tool["function"]["description"].replace(INTRO, "As above: ") for tool in tools_alike()[1:]]
+    assert any(part.what == "shared tool introductions" and part.count == 11 for part in made.receipt.lines[-1].parts)
+    plain = exchange(body, target=ENGINE)
+    await Compress()(plain)
+    assert json.loads(plain.working.encode())["tools"] == tools_alike()
+
+
+async def test_tools_before_a_mark_for_the_cache_stay() -> None:
+    body = {
+        "model": "m",
+        "tools": tools_alike(cache_control={"type": "ephemeral"}),
+        "messages": [{"role": "user", "content": "Sort the file, please."}],
+    }
+    made = exchange(body, CompressionPolicy(tools=ToolsPolicy(share=True)))
+    await Compress()(made)
+    assert json.loads(made.working.encode()) == body

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trimtab.compression.gate import (
     ANTHROPIC,
-    ENGINE,
+    PAGES,
     OPENAI,
     CacheRules,
     Candidate,
@@ -30,7 +30,7 @@ prices = st.builds(Price, tokens, tokens, tokens, st.booleans())
 candidates = st.builds(
     lambda size, share, keep: Candidate(size, int(size * share), keep), tokens, st.floats(0, 1), st.floats(0, 1)
 )
-rules = st.sampled_from([OPENAI, ANTHROPIC, ENGINE, CacheRules(2048, 1)])
+rules = st.sampled_from([OPENAI, ANTHROPIC, PAGES, CacheRules(2048, 1)])
 terms = st.builds(
     Terms,
     weights=prices.map(Weights.of),
@@ -118,7 +118,7 @@ def test_a_prompt_is_not_made_too_short_to_be_cached() -> None:
     assert decide(ways, Terms(Weights.of(TWO_DOLLARS), again=9.0, grows=False)).chosen == 0
     # Neither is cached yet, but the conversation grows, and the original would be first.
     assert decide([Candidate(1_000), Candidate(900)], under).chosen == 0
-    assert decide([Candidate(1_000), Candidate(900)], Terms(Weights.of(TWO_DOLLARS), ENGINE)).chosen == 1
+    assert decide([Candidate(1_000), Candidate(900)], Terms(Weights.of(TWO_DOLLARS), PAGES)).chosen == 1
     # Most of it gone is another matter.
     assert decide([Candidate(3_000), Candidate(600, keep=0.7)], under).chosen == 1
 
@@ -178,10 +178,11 @@ def test_anthropic_caches_up_to_a_mark_and_charges_for_writing() -> None:
 
 
 def test_rules_by_backend_and_model() -> None:
-    assert cache_rules("engine", "smol") == ENGINE
+    assert cache_rules("engine", "smol") == PAGES
     assert cache_rules("litellm", "anthropic/claude-sonnet-4") == ANTHROPIC
-    assert cache_rules("openai", "gpt-4o") == cache_rules("fake") == OPENAI
-    assert ENGINE.cached(40) == 32
+    assert cache_rules("openai", "gpt-4o") == cache_rules("litellm", "gemini/gemini-2.5-pro") == OPENAI
+    assert cache_rules("openai", "openai/gpt-oss-20b") == cache_rules("openai", "qwen3") == cache_rules("fake") == PAGES
+    assert PAGES.cached(40) == 32
 
 
 def test_a_price_of_nothing_weighs_by_proportion() -> None:
