@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _FENCE = re.compile(r"```[^\n]*\n.*?\n```", re.DOTALL)
-_KEPT = re.compile(r"https?://\S+|\d+(?:[.,]\d+)*|\b(?:not|never|no|must|unless|without)\b|n't\b")
+_KEPT = re.compile(r'https?://[^\s",\\]+|\d+(?:\.\d+)?|\b(?:not|never|no|must|unless|without)\b|n\'t\b')
 
 
 def violations(
@@ -32,6 +32,7 @@ def _messages(old: list[Any], new: list[Any], lossless: bool) -> Iterator[str]:
     if [message["role"] for message in old] != [message["role"] for message in new]:
         yield "the roles are others"
         return
+    everything = "\n".join(text for message in new for text in _texts(message))
     frozen = max((i for i, message in enumerate(old) if "cache_control" in json.dumps(message)), default=-1)
     for i, (a, b) in enumerate(zip(old, new, strict=True)):
         if {**a, "content": 0} != {**b, "content": 0}:
@@ -43,10 +44,11 @@ def _messages(old: list[Any], new: list[Any], lossless: bool) -> Iterator[str]:
             yield f"message {i}: {len(after)} texts, not {len(before)}"
             continue
         for x, y in zip(before, after, strict=True):
-            yield from (f"message {i}: {complaint}" for complaint in _text(x, y, lossless))
+            yield from (f"message {i}: {complaint}" for complaint in _text(x, y, lossless, everything))
 
 
-def _text(old: str, new: str, lossless: bool) -> Iterator[str]:
+def _text(old: str, new: str, lossless: bool, everything: str) -> Iterator[str]:
+    """`everything`: all the texts of the request, since a block may be said once and referred to afterwards."""
     if old == new:
         return
     if len(new) > len(old):
@@ -63,12 +65,17 @@ def _text(old: str, new: str, lossless: bool) -> Iterator[str]:
         if fence not in new:
             yield f"the code {fence[:40]!r} is changed"
     if lossless:
-        lost = set(_KEPT.findall(old)) - set(_KEPT.findall(new))
+        lost = set(_KEPT.findall(_spelt(old))) - set(_KEPT.findall(_spelt(everything)))
         if lost:
             yield f"{sorted(lost)[:5]} are gone"
-        words = set(old.split()) - set(new.split())
+        words = set(_spelt(old).split()) - set(_spelt(everything).split())
         if words and not any(mark in old for mark in "{["):
             yield f"words are gone: {sorted(words)[:5]}"
+
+
+def _spelt(text: str) -> str:
+    """Without escapes: a letter may be written either way in JSON."""
+    return re.sub(r"\\u[0-9a-fA-F]{4}", lambda match: chr(int(match[0][2:], 16)), text)
 
 
 class _None:

@@ -1,6 +1,7 @@
 """Requests such as people send, and such as nobody should: strategies for hypothesis.
 
-A request comes as `(body, facts)`: the bytes, and what of it must be found again whatever was done to the rest.
+A request comes as bytes, with the same conversation as it was a turn earlier (None: it is the first) and with what of it
+must be found again whatever was done to the rest.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def documents(draw: Any, facts: Facts) -> str:
 
 
 @st.composite
-def requests(draw: Any) -> tuple[bytes, Facts]:
+def requests(draw: Any) -> tuple[bytes, bytes | None, Facts]:
     """A whole chat request, spelt in one of many ways."""
     facts = Facts()
     messages: list[dict[str, Any]] = []
@@ -169,10 +170,11 @@ def requests(draw: Any) -> tuple[bytes, Facts]:
         messages.append({"role": "assistant", "content": draw(st.one_of(texts, fences))})
     if draw(st.booleans()):
         messages.pop()
-    if draw(st.integers(0, 5)) == 0:
-        marked = draw(st.sampled_from(messages))
-        if isinstance(marked["content"], str):
-            marked["content"] = [{"type": "text", "text": marked["content"], "cache_control": {"type": "ephemeral"}}]
+    marked = draw(st.integers(0, 5)) == 0
+    if marked:
+        last = draw(st.sampled_from(messages))
+        if isinstance(last["content"], str):
+            last["content"] = [{"type": "text", "text": last["content"], "cache_control": {"type": "ephemeral"}}]
     body: dict[str, Any] = {
         "model": "m",
         "messages": messages,
@@ -186,8 +188,15 @@ def requests(draw: Any) -> tuple[bytes, Facts]:
             {"type": "function", "function": {"name": f"look_up_{i}", "description": d, "parameters": schema}}
             for i, d in enumerate(described)
         ]
-    order = draw(st.permutations(list(body)))
-    return _dumps({key: body[key] for key in order}, draw(st.sampled_from(STYLES))).encode(), facts
+    order, style = draw(st.permutations(list(body))), draw(st.sampled_from(STYLES))
+
+    def spelt(messages: list[dict[str, Any]]) -> bytes:
+        return _dumps({key: messages if key == "messages" else body[key] for key in order}, style).encode()
+
+    turns = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    # A mark moves from turn to turn, and what stands before it is frozen.
+    earlier = None if marked or len(turns) < 2 else spelt(messages[: turns[-1]])
+    return spelt(messages), earlier, facts
 
 
 def _content(draw: Any, text: str) -> Any:
