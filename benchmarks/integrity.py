@@ -4,9 +4,9 @@
 
 Each request is sent on under two policies, the one that a tenant has by default and one that prunes passages too. What
 comes out is held against what went in (integrity_check.py): JSON equal by value with its numbers as spelt, protected
-text equal byte by byte, code untouched. Then it is sent again changed as it is, which must change nothing more. Before
-that, the conversation is sent as it was a turn earlier, which must come out as the beginning of the whole. A stage that fails, or outlives its deadline by more than `LATE`, is a
-violation too. Exit status 0 whatever was found: the rows say it.
+text equal byte by byte, code untouched. Before that, the conversation is sent as it was a turn earlier, which must
+come out as the beginning of the whole; afterwards what came out is sent again, which must change nothing more. A stage
+that fails, or outlives its deadline by more than `LATE`, is a violation too. Exit status 0 whatever was found.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests such as people send, and such as nobody should: strategies for hypothesis.
 
-A request comes as bytes, with the same conversation as it was a turn earlier (None: it is the first) and with what of it
-must be found again whatever was done to the rest.
+A request comes as bytes, with the same conversation as it was a turn earlier (None: it is the first) and with what of
+it must be found again whatever was done to the rest.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..protocol.tokens import estimate
 from .deadline import Deadline
@@ -23,7 +23,7 @@ from .edit import Edit, tokens
 from .json_text import is_json
 from .log_lines import row
 
-_WHAT = "duplicate blocks"
+_WHAT: Final = "duplicate blocks"
 _LEAST = 200  # characters of a block
 _SAVES = 16  # tokens
 _LINES = 3  # and its lines, where it is not a whole paragraph

@@ -1,9 +1,9 @@
 """JSON in fewer characters: the space between tokens goes, and letters that were written as escapes are letters again.
 
 Number spellings (1.0, 1e-7, 2^64, -0), the order of keys, a key given twice and every other escape are kept byte for
-byte. A serialiser that writes `\\u4e2d` for one letter makes a model read five tokens for one. JSON inside a JSON string
-is a value, and is not touched. What is not valid JSON (trailing commas, comments, NaN, cut off, nested too deeply) is
-left as it is.
+byte. A serialiser that writes `\\u4e2d` for one letter makes a model read five tokens for one. JSON inside a JSON
+string is a value, and is not touched. What is not valid JSON (trailing commas, comments, NaN, cut off, nested too
+deeply) is left as it is.
 
 This module knows nothing of messages, and does not check itself: `verify.py` does.
 """

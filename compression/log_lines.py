@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from itertools import groupby, islice
 from operator import eq
+from typing import Final
 
 from ..protocol.tokens import estimate
 from .deadline import Deadline
 from .edit import Edit
 from .json_text import is_json
 
-_WHAT = "repeated log lines"
+_WHAT: Final = "repeated log lines"
 _LEAST = 32  # characters saved by one fold
 _FOLDED = re.compile(r" \[repeated (\d{1,9}) times\](\r?)\Z")
 MARK = re.compile(r" \[repeated \d{1,9} times\]\r?$", re.MULTILINE)

@@ -7,12 +7,13 @@ its values. Whether a text may be changed at all (no code, no diff) is for the c
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from ..protocol.tokens import estimate
 from .deadline import Deadline
 from .edit import Edit
 
-_WHAT = "trailing space"
+_WHAT: Final = "trailing space"
 _LEAST = 4  # tokens, together
 _RUN = re.compile(r"(?<![ \t\n])[ \t]*+\n[ \t\n]*+")
 _TABLE = re.compile(r"[^\s]\t")
