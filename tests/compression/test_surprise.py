@@ -127,7 +127,7 @@ def test_what_the_question_makes_likelier_stays_longer() -> None:
     text = " ".join(random.Random(1).choices(RARE, k=200)) + "."
     kept = {}
     for asked in ("How long is the glacier", "Who plays the violin"):
-        left = body(condensed(result(text, asked), keep=0.5))
+        left = body(condensed(result(text, asked), Prose(Common(), contrast=True), keep=0.5))
         kept[asked] = [left.count(word) / text.count(word) for word in ("glacier", "violin")]
     assert kept["How long is the glacier"][0] == 1.0 > kept["How long is the glacier"][1]
     assert kept["Who plays the violin"][1] == 1.0 > kept["Who plays the violin"][0]
@@ -178,23 +178,25 @@ def test_twice_is_once(seed: int, keep: float) -> None:
     assert condensed(once, keep=keep) == once
 
 
-def test_a_growing_conversation_keeps_its_beginning() -> None:
-    tier, messages, before = Prose(Common()), [], []
+@pytest.mark.parametrize("contrast", [False, True])
+def test_a_growing_conversation_keeps_its_beginning(contrast: bool) -> None:
+    tier, messages, before = Prose(Common(), contrast=contrast), [], []
     for i in range(4):
         messages = [*messages, *result(prose(i), f"What of {RARE[i]}")[1:], {"role": "assistant", "content": "so"}]
         left = condensed(messages, tier)
         assert left[: len(before)] == before
-        assert condensed(messages) == left, "also without what was remembered"
+        assert condensed(messages, Prose(Common(), contrast=contrast)) == left, "also without what was remembered"
         before = left
 
 
-def test_a_text_is_scored_once() -> None:
+@pytest.mark.parametrize("contrast", [False, True])
+def test_a_text_is_scored_once(contrast: bool) -> None:
     scorer = Common()
-    tier, messages = Prose(scorer), result(prose(1))
+    tier, messages = Prose(scorer, contrast=contrast), result(prose(1))
     first = condensed(messages, tier)
-    assert len(scorer.asked) == 2  # without the question, and with it
+    assert len(scorer.asked) == 1 + contrast  # without the question, and with it
     assert condensed(messages, tier) == first
-    assert len(scorer.asked) == 2
+    assert len(scorer.asked) == 1 + contrast
 
 
 def test_a_text_that_was_left_stays_left() -> None:
