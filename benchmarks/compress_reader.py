@@ -31,10 +31,17 @@ from rich.progress import track
 from trimtab.backends.embed import open_embedder
 from trimtab.backends.engine.backend import EngineBackend
 from trimtab.backends.engine.score import EngineScorer
+from trimtab.compression.deadline import Deadline
 from trimtab.compression.evidence import embedded_text, scores
-from trimtab.compression.units import Unit, units
+from trimtab.compression.policy import ProsePolicy
+from trimtab.compression.spans import Conversation
+from trimtab.compression.surprise import Prose
+from trimtab.compression.unit import Unit
+from trimtab.compression.units import units
+from trimtab.protocol.messages import Request
 
 RATIOS = (0.7, 0.5, 0.3)
+_CALL = {"id": "c", "type": "function", "function": {"name": "search", "arguments": "{}"}}
 _WORD = re.compile(r"\S+\s*")
 _WINDOW = 200  # tokens, as in LLMLingua's iterative_size
 
@@ -136,9 +143,16 @@ def _methods(reader: EngineScorer, embedder: Any, rng: random.Random) -> dict[st
         return _least_out(text, plain - asked, ratio)
 
     async def prose(question: Question, ratio: float) -> str:
-        from compress_prose import condensed
-
-        return await condensed(reader, question.text, context(question.passages), ratio)
+        messages = [
+            {"role": "user", "content": question.text},
+            {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+            {"role": "tool", "tool_call_id": "c", "content": context(question.passages)},
+        ]
+        conversation = Conversation.read(Request.build("chat", {"model": "m", "messages": messages}))
+        assert conversation is not None
+        policy = ProsePolicy(enabled=True, keep=ratio, deadline_ms=60_000)
+        made = await Prose(reader)(conversation, policy, Deadline(60))
+        return next(iter(made.texts.values()), context(question.passages))
 
     return {
         "evidence": evidence,
