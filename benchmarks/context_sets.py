@@ -23,6 +23,7 @@ from trimtab.compression.units import Unit, units
 from trimtab.protocol import tokens
 
 DOCUMENTS = 20
+FOLDS = 5
 MODEL = "gpt-4o"  # whose tokens are counted, where its vocabulary is on disk
 
 
@@ -31,7 +32,7 @@ class Context:
     """A question, its documents, and which units of them hold the answer.
 
     `evidence` are sets of units: the answer survives if all units of one of them do. `sentence` is the one that the
-    data set marks as the answer's (or the first that holds it). `half` splits a file by its passages, 0 or 1.
+    data set marks as the answer's (or the first that holds it). `fold` parts a file by its articles or passages.
     """
 
     question: str
@@ -43,7 +44,7 @@ class Context:
     sizes: tuple[int, ...]
     evidence: tuple[tuple[int, ...], ...]
     sentence: int
-    half: int
+    fold: int
 
     def survives(self, kept: Sequence[bool]) -> bool:
         return any(all(kept[unit] for unit in one) for one in self.evidence)
@@ -81,9 +82,8 @@ class _Pool:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in data.splitlines() if line.strip()]
 
 
 def name(path: Path) -> str:
@@ -108,7 +108,7 @@ def contexts(path: Path, most: int | None = None, step: Callable[[], object] = l
 
 
 def _context(row: dict[str, Any], pool: _Pool, gold: int) -> Context | None:
-    """None for a row whose passage does not contain its answer."""
+    """None for a row whose passage lacks its answer, or whose answer is in almost every passage."""
     answers = tuple(answer.casefold() for answer in row["answers"])
     chosen = [gold]
     for passage in pool.ranked(row["question"]):
@@ -116,6 +116,8 @@ def _context(row: dict[str, Any], pool: _Pool, gold: int) -> Context | None:
             chosen.append(passage)
         if len(chosen) == DOCUMENTS:
             break
+    if len(chosen) < min(DOCUMENTS, len(pool.passages)) or len(chosen) < 2:
+        return None
     chosen.sort(key=lambda passage: _hash(row["question"] + pool.passages[passage]))
     pieces = [(document, piece) for document, passage in enumerate(chosen) for piece in pool.units(passage)]
     own = [at for at, (document, _) in enumerate(pieces) if chosen[document] == gold]
@@ -132,7 +134,7 @@ def _context(row: dict[str, Any], pool: _Pool, gold: int) -> Context | None:
         sizes=tuple(size for _, (_, size) in pieces),
         evidence=tuple(evidence),
         sentence=_marked([pieces[at][1][0] for at in own], own, row.get("answer_start"), evidence),
-        half=_hash(pool.passages[gold]) % 2,
+        fold=_hash(f"article {row['article']}" if "article" in row else row["passage"]) % FOLDS,
     )
 
 

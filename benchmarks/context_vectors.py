@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from context_sets import Context
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -28,6 +29,11 @@ class Vectors:
         steps: Iterable[int] = range(0, len(new), BATCH)
         for at in track(list(steps), label) if label else steps:
             self._known |= zip(new[at : at + BATCH], self.embed(new[at : at + BATCH]), strict=True)
+
+    def learn_all(self, sets: Iterable[Sequence[Context]], label: str) -> None:
+        """Everything that these contexts need."""
+        found = {one.question for made in sets for one in made}
+        self.learn(found | {evidence.embedded_text(unit) for made in sets for one in made for unit in one.units}, label)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of unit length, whatever is remembered."""

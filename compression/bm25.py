@@ -1,7 +1,7 @@
 """Words that a question and a text share, weighed by how rare they are in this context: BM25.
 
 It knows nothing of units, vectors or languages. Words are cut where Unicode ends them; scripts that are written
-without spaces are cut into pairs of characters. The formula: Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009.
+without spaces are cut into pairs of characters. The formula is in Robertson and Zaragoza (2009), section 3.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 # Kana, CJK ideographs, Thai, Lao, Khmer, Myanmar: no spaces between words. Hangul has spaces, but glues particles on.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _RUN = re.compile(f"[{_UNSPACED}]+|[^\\W_{_UNSPACED}]+")
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _FIRST_UNSPACED = "\u0e00"
 _STEM = 6  # characters: a prefix of this length stands for a word and its endings in every alphabet
 
@@ -26,25 +27,21 @@ _STEM = 6  # characters: a prefix of this length stands for a word and its endin
 def terms(text: str) -> list[str]:
     """The words of a text in order: case and accents folded, cut to stems, or pairs of characters."""
     found: list[str] = []
-    for run in _RUN.findall(_folded(text)):
-        if run[0] >= _FIRST_UNSPACED and len(run) > 1 and _RUN.match(run) and _unspaced(run):
+    for run in _RUN.findall(folded(text)):
+        if run[0] >= _FIRST_UNSPACED and len(run) > 1 and _IS_UNSPACED.match(run):
             found += [run[at : at + 2] for at in range(len(run) - 1)]
         else:
             found.append(run[:_STEM])
     return found
 
 
-def _folded(text: str) -> str:
-    """Lower case, without accents; ASCII needs no table."""
+def folded(text: str) -> str:
+    """Lower case, without accents. ASCII needs no table."""
     lower = text.casefold()
     if lower.isascii():
         return lower
     parts = unicodedata.normalize("NFKD", lower)
     return unicodedata.normalize("NFC", "".join(mark for mark in parts if not unicodedata.combining(mark)))
-
-
-def _unspaced(run: str) -> bool:
-    return re.match(f"[{_UNSPACED}]", run) is not None
 
 
 def counts(query: Sequence[str], bags: Sequence[Mapping[str, int]]) -> Floats:
@@ -54,11 +51,15 @@ def counts(query: Sequence[str], bags: Sequence[Mapping[str, int]]) -> Floats:
     )
 
 
+def bag(found: Sequence[str]) -> Counter[str]:
+    return Counter(found)
+
+
 def bags(texts: Sequence[str]) -> list[Counter[str]]:
-    return [Counter(terms(text)) for text in texts]
+    return [bag(terms(text)) for text in texts]
 
 
-def rarity(found: Floats) -> Floats:
+def rarity(found: Floats | NDArray[np.bool_]) -> Floats:
     """What each word is worth, from how few of the texts have it: shape (words,); never below zero."""
     texts = len(found)
     having = (found > 0).sum(axis=0)
