@@ -56,10 +56,11 @@ class Material:
         values = [unit for unit in self.units if unit.kind in ("row", "record", "line")]
         if len(values) * 2 <= len(self.units):
             return "prose"
-        return "passages" if sum(map(_holds_passage, values)) * 2 > len(values) else "data"
+        return "passages" if sum(map(holds_passage, values)) * 2 > len(values) else "data"
 
 
-def _holds_passage(unit: Unit) -> bool:
+def holds_passage(unit: Unit) -> bool:
+    """Whether it is a record with a text in it, such as a search result, rather than one of values."""
     longest = max(unit.text.split('"'), key=len)
     return unit.kind == "record" and len(longest) >= _PASSAGE and longest.count(" ") * 10 >= len(longest)
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol.tokens import estimate
-from . import cohesion
-from .abstain import words
+from . import bm25, cohesion
+from .abstain import everything, words
 from .conformal import Calibration, keep, relevant
 from .deadline import Deadline
 from .evidence import scores
-from .material import Material, announcements, length, without
+from .material import Material, announcements, holds_passage, length, without
 from .second_hop import second_hop
 from .units import Unit
 
@@ -31,8 +31,6 @@ _LEAST_UNITS = 3
 _LEAST_GAP = 6  # tokens; a smaller one costs about as much as the mark in its place
 _LEAST_SAVED = 48  # tokens of a message below which its text is better left alone
 _CHAIN = 3  # sentences that are kept in front of a pronoun
-_ALIKE = 0.98  # cosine of near-duplicates
-_MOST_COMPARED = 1500  # units that are compared with one another
 _CORRECTIONS = 8  # times that the floor is measured and met again before everything is kept
 _DATA = frozenset({"row", "record", "line"})
 
@@ -71,7 +69,10 @@ def select(
     scored = scores(query, units, query_vector, vectors)
     if not relevant(scored, calibration):
         return _everything(units, "nothing scored as relevant")
-    choice = _Choice(material, query, np.asarray(vectors), scored, aim, calibration, deadline)
+    wanted = _values_wanted(material, query)
+    if wanted is None:
+        return _everything(units, "no row or record names what is asked about")
+    choice = _Choice(material, query, np.asarray(vectors), scored, wanted, aim, calibration, deadline)
     kept = choice.make(np.asarray(query_vector))
     if choice.sizes[~kept].sum() < _LEAST_SAVED:
         return _everything(units, "all of it may bear on the question")
@@ -95,12 +96,14 @@ class _Choice:
         query: str,
         vectors: NDArray[Any],
         scored: Floats,
+        wanted: NDArray[np.bool_],
         aim: Aim,
         calibration: Calibration,
         deadline: Deadline | None,
     ) -> None:
         self.material, self.units, self.query = material, material.units, query
         self.vectors, self.scored, self.aim, self.calibration = vectors, scored, aim, calibration
+        self.wanted = wanted
         self.deadline = deadline
         # They come with what stands under them, never alone.
         self.headings = np.array([unit.kind == "heading" for unit in self.units])
@@ -143,6 +146,7 @@ class _Choice:
     def _pinned(self) -> NDArray[np.bool_]:
         """What stays whatever it scores."""
         pinned = np.array([unit.fixed or (unit.kind in _DATA and cohesion.warns(unit.text)) for unit in self.units])
+        pinned |= self.wanted
         self._pin_polar(pinned)
         for passage in self.material.passages:
             for i in range(passage.first, passage.last if self.aim.strings else passage.first):
@@ -159,23 +163,47 @@ class _Choice:
                 pinned[i] = True
 
     def _drop_duplicates(self, kept: NDArray[np.bool_], pinned: NDArray[np.bool_]) -> None:
-        """Of units that say the same, the first stays in place of the others."""
-        first: dict[str, int] = {}
+        """Of passages that are said twice under the same heading, the first stays in place of the others.
+
+        Word for word: vectors put "the seller bears the cost" beside "the buyer bears the cost". And never a sentence
+        alone: what "the shop opens at nine" speaks of, only the sentences around it tell.
+        """
+        first: dict[tuple[str, ...], int] = {}
         for i, unit in enumerate(self.units):
             if unit.kind in ("heading", "code"):
                 continue
-            original = first.setdefault(cohesion.normal(unit.text) or unit.text, i)
+            ways = self._contexts(i)
+            original = min((first[way] for way in ways if way in first), default=i)
+            for way in ways:
+                first.setdefault(way, original)
             self.duplicate[i] = original != i
             if original != i and kept[i] and not pinned[i]:
                 kept[i], kept[original] = False, True
-        prose = [int(i) for i in np.flatnonzero(kept) if self.units[i].kind in ("sentence", "item")]
-        if not 1 < len(prose) <= _MOST_COMPARED:
-            return
-        alike = np.triu(self.vectors[prose] @ self.vectors[prose].T > _ALIKE, 1)
-        for a, b in zip(*np.nonzero(alike), strict=True):
-            i, j = prose[a], prose[b]
-            if kept[i] and kept[j] and not pinned[j] and _same_facts(self.units[i].text, self.units[j].text):
-                kept[j], self.duplicate[j] = False, True
+
+    def _contexts(self, i: int) -> list[tuple[str, ...]]:
+        """Keys of which two units share one where one says what the other does: with the unit before, with the one
+        after, or alone in its document. Data stands for itself, under the same head."""
+        unit = self.units[i]
+        leans = unit.kind == "sentence" and cohesion.leans_back(unit.text)
+        above = "" if unit.parent is None else self.units[unit.parent].text
+        own: tuple[str, ...] = (unit.kind, unit.heading, above, cohesion.normal(unit.text))
+        if unit.kind in _DATA:
+            return [own]
+        before, after = self._beside(i, -1), self._beside(i, 1)
+        if before is None and after is None:
+            return [] if leans else [("alone", *own)]
+        ways: list[tuple[str, ...]] = []
+        if before is not None:
+            ways.append(("after", cohesion.normal(before.text), *own))
+        if after is not None and not leans:
+            ways.append(("before", cohesion.normal(after.text), *own))
+        return ways
+
+    def _beside(self, i: int, step: int) -> Unit | None:
+        """The unit before or after one, in its document."""
+        at = i + step
+        near = 0 <= at < len(self.units) and self.units[at].document == self.units[i].document
+        return self.units[at] if near else None
 
     def _left_by(self, kept: NDArray[np.bool_]) -> int:
         """Tokens of the texts without what is not kept."""
@@ -232,12 +260,30 @@ class _Choice:
         return a.document == b.document or (a.kind == "record" and b.kind == "record")
 
 
+def _values_wanted(material: Material, query: str) -> NDArray[np.bool_] | None:
+    """The rows, records and lines of values that must stay: what a sentence says of likeness is nothing to a number.
+
+    All of them where they are asked about together; else each that names something asked about which not all of them
+    name. None where these are all that the material has, and none names anything.
+    """
+    units = material.units
+    values = np.array([unit.kind in _DATA and not holds_passage(unit) for unit in units])
+    if not values.any() or everything(query, "data") is not None:
+        return values
+    held = [_terms(unit.text) if value else frozenset[str]() for unit, value in zip(units, values, strict=True)]
+    common = frozenset.intersection(*(found for found, value in zip(held, values, strict=True) if value))
+    asked = _terms(" ".join(words(query))) - common
+    named = np.array([not asked.isdisjoint(found) for found in held])
+    return named if named.any() or material.kind != "data" else None
+
+
+def _terms(text: str) -> frozenset[str]:
+    """Stems, of plurals also without their "s"."""
+    found = frozenset(bm25.terms(text))
+    return found | {term[:-1] for term in found if term.endswith("s") and len(term) > 3}
+
+
 def _overlaps(text: str, unit: Unit, wanted: str) -> bool:
     """Whether `wanted` stands in the unit, or in part: it may run over its ends."""
     reach = len(wanted) - 1
     return wanted in text[max(0, unit.start - reach) : unit.end + reach]
-
-
-def _same_facts(one: str, other: str) -> bool:
-    """Whether two texts give the same numbers and the same negations."""
-    return cohesion.numbers(one) == cohesion.numbers(other) and cohesion.polar(one) == cohesion.polar(other)

@@ -106,9 +106,15 @@ QUANTIFIED = (
     _words(
         (
             r"most|least|first|last|top|bottom|which ones?|any|all|every|each|between|differ(?:s|ences?|ent)?",
-            r"without|missing|not|none|never|other than|except",
+            r"without|missing|not|none|never|other than|except|before|after|since|until|till|over|under|above|below",
+            r"(?:more|less|fewer|greater|larger|smaller|higher|lower|older|newer|earlier|later|longer|shorter) than",
+            r"(?:which|what) (?:\w+ ){0,2}\w+s (?:are|were|have|had|do|did|can|will|need)",
+            r"(?:json|csv|yaml|xml|array|table|list|object)s? (?:\w+ ){0,6}(?:for|of|from) (?:the|these|this|my|our)",
+            r"at (?:least|most)|up to|exceed(?:s|ed|ing)?|outside|within|only|both|either|neither|recent(?:ly)?",
+            r"welche (?:\w+ ){0,2}(?:sind|waren|haben|hatten|gibt|gab)",
+            r"(?:vor|nach|seit|bis|über|unter|mehr als|weniger als|mindestens|höchstens|ohne|nur)",
             r"meisten?|wenigsten?|alle|jede\w*|keine?|tous|toutes|más \w+|tod[oa]s",
         )
     ),
-    re.compile("哪些|没有|沒有|是否都|都有"),
+    re.compile("哪些|没有|沒有|是否都|都有|以上|以下|之前|之后|之後|超过|超過|低于|高于|至少|大于|小于"),
 )

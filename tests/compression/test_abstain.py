@@ -84,8 +84,27 @@ def test_first_and_not_are_facts_where_records_hold_passages() -> None:
     assert everything("who got the first prize", "data") is not None
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Which orders came before May?",
+        "orders over 800",
+        "Which hotels have a pool?",
+        "Return a JSON object with the fields name and price for the hotels",
+        "Welche Hotels gibt es in Oslo?",
+        "Bestellungen seit März",
+        "800元以上的订单",
+    ],
+)
+def test_records_are_picked_by_a_condition(query: str) -> None:
+    assert everything(query, "data") is not None
+    assert everything(query) is None
+
+
 def test_one_record_can_be_asked_for() -> None:
     assert everything("status of order 4711", "data") is None
+    assert everything("When did Fennimore order his trombone?", "data") is None
+    assert everything("What does Villa Dahlia in Cairo cost?", "data") is None
 
 
 @pytest.mark.parametrize("piece", ["a ", "list ", "fasse ", "x", "convert a b c ", "\n", "fasse " + "y" * 70])

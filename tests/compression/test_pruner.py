@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -115,11 +116,93 @@ def test_the_second_hop_follows_a_name(hashed_words: Any) -> None:
     assert second in out
 
 
-def test_repeated_sentences_stay_once(hashed_words: Any) -> None:
-    documents = [(f"Town{i}", f"{FACT} {FILLER[i]}") for i in range(8)]
-    out = prune(hashed_words, numbered(documents), "Who discovered the comet Halvorsen?")
+def test_a_repeated_passage_stays_once(hashed_words: Any) -> None:
+    second = "The comet Halvorsen comes back every forty years."
+    bodies = [f"{FILLER[i]} {FACT} {second} {FILLER[(i + 1) % 8]}" for i in range(8)]
+    text = "\n\n".join(f"Document {i}: {body}" for i, body in enumerate(bodies, 1))
+    out = prune(hashed_words, text, "Who discovered the comet Halvorsen?")
     assert out.count(FACT) == 1
-    assert out.index(FACT) < out.index(MARK)
+    assert out.count(second) == 1
+
+
+def test_what_is_said_in_the_same_words_of_something_else_is_no_repetition(hashed_words: Any) -> None:
+    """What a short sentence speaks of, its heading or its neighbours say."""
+    offices = ["Rome", "Vienna", "Lisbon", "Prague", "Oslo", "Athens"]
+    sections = [f"## {town} office\n\n- Manager: {FILLER[i]}\n- Fax: on request only" for i, town in enumerate(offices)]
+    out = prune(hashed_words, "<document>\n" + "\n\n".join(sections) + "\n</document>", "Fax of the Prague office")
+    prague = out[out.index("## Prague") :]
+    assert prague[: prague.find("##", 2)].count("- Fax: on request only") == 1
+    names = ["Adler", "Brandt", "Corvin", "Dorn", "Erben"]
+    shops = [f"Document {i}: {FILLER[i]} {name} sells lamps. It is shut on Mondays." for i, name in enumerate(names, 1)]
+    out = prune(hashed_words, "\n\n".join(shops), "On which days is the shop of Corvin shut?")
+    assert "Corvin sells lamps. It is shut on Mondays." in out
+
+
+@pytest.mark.parametrize(
+    ("query", "one", "other"),
+    [
+        (
+            "costs up to the port",
+            "The seller bears all costs up to the port.",
+            "The buyer bears all costs up to the port.",
+        ),
+        (
+            "运至装运港的费用以及保险费用",
+            "卖方承担货物运至装运港的费用以及保险费用。",
+            "买方承担货物运至装运港的费用以及保险费用。",
+        ),
+        (
+            "where does it hold for the sample",
+            "It holds where p < 0.05 for the sample.",
+            "It holds where p > 0.05 for the sample.",
+        ),
+        ("what the store keeps it at", "The store keeps it at -18 °C or so.", "The store keeps it at 18 °C or so."),
+    ],
+)
+def test_what_vectors_cannot_tell_apart_is_no_repetition(query: str, one: str, other: str) -> None:
+    """An embedder that reads no Chinese gives sentences of buyers and sellers one vector."""
+    lines = [f"{line} {said}" for line, said in zip(FILLER, (one, other) * 4, strict=True)]
+    material = read(["\n\n".join(f"Document {i}: {line}" for i, line in enumerate(lines, 1))], results=False)
+    vectors = np.zeros((len(material.units) + 1, 8), dtype=np.float32)
+    vectors[:, 0] = 1.0
+    chosen = select(material, query, vectors[0], vectors[1:], Aim(0.5, 0.3), CALIBRATION)
+    said = without(material.passages[0], material.units, chosen.kept)
+    assert one in said
+    assert other in said
+
+
+def orders(n: int = 60) -> str:
+    """A table in which one row names Fennimore and every sixth one Acme."""
+    rows = [f"{1000 + i},{'Acme' if i % 6 == 0 else 'Bolt'} {i},lamp,2024-0{1 + i % 8}-11" for i in range(n)]
+    rows[37] = "1037,Fennimore,trombone,2024-05-13"
+    return "id,customer,product,date\n" + "\n".join(rows)
+
+
+def test_every_row_that_names_what_is_asked_about_stays(hashed_words: Any) -> None:
+    text = orders()
+    out = prune(hashed_words, text, "What did Acme buy?", results=True)
+    assert {line for line in text.split("\n") if "Acme" in line} <= set(out.split("\n"))
+    assert estimate(out) < 0.7 * estimate(text)
+    out = prune(hashed_words, text, "When did Fennimore order a trombone?", results=True)
+    assert "id,customer,product,date" in out
+    assert "1037,Fennimore,trombone,2024-05-13" in out
+    assert estimate(out) < 0.3 * estimate(text)
+
+
+@pytest.mark.parametrize("query", ["Which orders came before May?", "Why is revenue falling?", "which is the cheapest"])
+def test_rows_stay_where_none_of_them_is_named(hashed_words: Any, query: str) -> None:
+    assert prune(hashed_words, orders(), query, results=True) == orders()
+
+
+def test_the_rows_of_a_page_stay_where_they_are_asked_about_together(hashed_words: Any) -> None:
+    rows = "\n".join(
+        f"| {name} | {90 + 7 * i % 40} | garden |" for i, name in enumerate(["Adler", "Bellevue", "Corvin", "Dorn"] * 3)
+    )
+    prose = " ".join(FILLER * 4)
+    text = f"# Rome\n\n{prose}\n\n| Name | Price | View |\n|---|---|---|\n{rows}\n\nHotels fill early in Rome."
+    out = prune(hashed_words, text, "Which is the cheapest hotel in Rome?", results=True)
+    assert f"| Name | Price | View |\n|---|---|---|\n{rows}" in out
+    assert estimate(out) < estimate(text)
 
 
 def test_sentences_that_differ_in_a_number_or_a_not_are_no_duplicates(hashed_words: Any) -> None:
