@@ -41,6 +41,8 @@ def arguments(request: Request, *, compatible: bool) -> dict[str, Any]:
     known: dict[str, Any] = {}
     other: dict[str, Any] = {}
     for name in request.fields:
+        if not name.isprintable() and _halves(name):
+            raise InvalidRequest("a field's name with half a character in it cannot be sent to this model's provider")
         value = request.get(name)
         if name in _ALLOWED[request.kind]:
             if value is not None:
@@ -55,6 +57,11 @@ def arguments(request: Request, *, compatible: bool) -> dict[str, Any]:
             other["user"] = known.pop("user")  # litellm drops it for models that are not in its list
         return {**known, "extra_body": other} if other else known
     return {**known, **_foreign(other)}
+
+
+def _halves(name: str) -> bool:
+    """Whether there is a lone surrogate in it, which no encoder of litellm's takes."""
+    return any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _foreign(fields: Mapping[str, Any]) -> dict[str, Any]:

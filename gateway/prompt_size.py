@@ -23,7 +23,7 @@ def prompt_tokens(request: Request, model: str = "") -> int:
     field = "messages" if request.kind == "chat" else "prompt"
     try:
         messages = request.get(field)
-    except InvalidRequest:  # a lone surrogate, say, which some upstreams take
+    except InvalidRequest:  # bytes that are no UTF-8, say, which some upstreams take
         return estimate_bytes(bytes(request.fields[field]))
     for message in messages if isinstance(messages, list) else [messages]:
         extra += FRAME if request.kind == "chat" else 0

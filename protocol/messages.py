@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from .errors import InvalidRequest
+from .lone_surrogates import masked, members, object_of
 
 Kind = Literal["chat", "completions", "embeddings"]
 
@@ -146,7 +147,8 @@ class Delta(msgspec.Struct, omit_defaults=True):
 class Request:
     """An OpenAI request: the bytes the client sent and the raw JSON of each top-level field.
 
-    `with_fields` gives a changed copy; `encode` gives back the original bytes if nothing was changed.
+    `with_fields` gives a changed copy; `encode` gives back the original bytes if nothing was changed. A lone surrogate
+    (lone_surrogates.py) stays in the bytes, and reads as U+FFFD.
     """
 
     kind: Kind
@@ -163,7 +165,7 @@ class Request:
         except RecursionError:
             raise InvalidRequest("the JSON body is nested too deeply") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
-            raise InvalidRequest(f"the body is not a JSON object: {_plain(e)}") from None
+            return cls(kind, body, _odd_fields(body, e))
         for name in () if _once_each(body, fields) else _written_twice(body, fields):
             raise InvalidRequest(f"the field '{name}' is given twice", param=name)
         return cls(kind, body, fields)
@@ -172,7 +174,7 @@ class Request:
     def build(cls, kind: Kind, fields: Mapping[str, Any]) -> Request:
         """A request from Python values (the mapped protocols make theirs this way)."""
         raw = {name: msgspec.Raw(_encode(value)) for name, value in fields.items()}
-        return cls(kind, _encode(raw), raw)
+        return cls(kind, _object(raw), raw)
 
     def get(self, name: str) -> Any:
         """The decoded value of a top-level field, or None; decoded once. Do not change what it returns."""
@@ -180,7 +182,7 @@ class Request:
             return self._cache[name]
         raw = self.fields.get(name)
         try:
-            value = None if raw is None else _any_decoder.decode(raw)
+            value = None if raw is None else _value(raw)
         except RecursionError:
             raise InvalidRequest("the JSON body is nested too deeply", param=name) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -200,7 +202,7 @@ class Request:
 
     def encode(self) -> bytes:
         """The wire bytes: the client's own if nothing was edited, else each field's own bytes in their own order."""
-        return _encode(self.fields) if self.edited else self.body
+        return _object(self.fields) if self.edited else self.body
 
     @property
     def model(self) -> str:
@@ -256,6 +258,38 @@ def _count(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
         raise InvalidRequest(f"'{name}' must be a whole number of at least {least}", param=name)
     return value
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    try:
+        return _any_decoder.decode(raw)
+    except msgspec.DecodeError:
+        readable = masked(bytes(raw))
+        if readable is None:
+            raise
+        return _any_decoder.decode(readable)
+
+
+def _object(fields: Mapping[str, msgspec.Raw]) -> bytes:
+    try:
+        return _encode(fields)
+    except UnicodeEncodeError:
+        return object_of(fields)
+
+
+def _odd_fields(body: bytes, refused: Exception) -> dict[str, msgspec.Raw]:
+    """The fields of a body that msgspec refused, if that was for lone surrogates only. Raises InvalidRequest."""
+    try:
+        found = members(body)
+    except RecursionError:
+        raise InvalidRequest("the JSON body is nested too deeply") from None
+    if found is None:
+        raise InvalidRequest(f"the body is not a JSON object: {_plain(refused)}") from None
+    names = [name for name, _ in found]
+    for name in _DECIDING:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"the field '{name}' is given twice", param=name)
+    return dict(found)
 
 
 def _plain(error: Exception) -> str:

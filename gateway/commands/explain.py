@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         print(visible(f"trimtab: {e}"), file=sys.stderr)
         return e.status if isinstance(e, Refused) else 1
     if args.json:
-        print(json.dumps(as_json(told), ensure_ascii=False, indent=2))
+        said = json.dumps(as_json(told), ensure_ascii=False, indent=2)
+        print(said.encode("utf-8", "backslashreplace").decode())  # which writes a lone surrogate as JSON does
     else:
         from .explain_text import show
 

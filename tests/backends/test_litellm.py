@@ -131,6 +131,17 @@ def test_another_provider_gets_the_end_user_of_metadata_and_nothing_else():
     assert arguments(chat(metadata={"tag": "t"}), compatible=False) == {"messages": []}
 
 
+@pytest.mark.parametrize("compatible", [True, False])
+def test_half_a_surrogate_pair_is_a_character_that_any_encoder_takes(compatible):
+    body = rb'{"model":"m","messages":[{"role":"user","content":"cut \ud83d"}],"metadata":{"user_id":"\ude00"}}'
+    sent = arguments(Request.parse("chat", body), compatible=compatible)
+    assert sent["messages"][0]["content"] == "cut \ufffd"
+    json.dumps(sent, ensure_ascii=False).encode()
+    with pytest.raises(InvalidRequest) as error:
+        arguments(Request.parse("chat", rb'{"model":"m","messages":[],"x\ud83d":1}'), compatible=compatible)
+    error.value.message.encode()
+
+
 def test_tools_that_make_the_gateway_call_somebody_are_refused():
     with pytest.raises(InvalidRequest, match="mcp"):
         arguments(chat(tools=[{"type": "mcp", "server_url": "litellm_proxy"}]), compatible=True)

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from openai.types import Completion
@@ -21,6 +22,7 @@ from trimtab.protocol.errors import (
     Overloaded,
     UpstreamTimeout,
 )
+from trimtab.protocol.messages import Request
 
 USAGE = {"stream_options": {"include_usage": True}, "stream": True}
 NEVER_ENDS = {"logit_bias": {"0": -100, "2": -100}}  # the two tokens that end an answer
@@ -140,6 +142,20 @@ async def test_json_is_json(engine, ask):
         )
         assert isinstance(json.loads(answer["choices"][0]["message"]["content"]), dict)
         assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_half_a_surrogate_pair_is_read_as_the_mark_for_what_is_no_text(engine, ask):
+    usual = rb'{"model":"tiny","max_tokens":3,"temperature":0,"stop":["\ud83d"],'
+    half = usual + b'"messages":[{"role":"user","content":"cut %s"}]%s}'
+    for stream in (b"", b',"stream":true'):
+        call = replace(ask(), request=Request.parse("chat", half % (rb"\ud83d", stream)))
+        marked = replace(ask(), request=Request.parse("chat", half % ("\ufffd".encode(), stream)))
+        if stream:
+            assert await streamed(engine, call)
+        else:
+            assert (await whole(engine, call))["choices"] == (await whole(engine, marked))["choices"]
+    legacy = Request.parse("completions", rb'{"model":"tiny","max_tokens":3,"prompt":["\ud83d","x\ude00"]}')
+    assert len((await whole(engine, replace(ask("completions"), request=legacy)))["choices"]) == 2
 
 
 async def test_completions_in_each_form(engine, ask):

@@ -197,6 +197,19 @@ def test_a_request_cannot_steer_the_terminal(desk: Desk) -> None:
     assert "\x1b" not in err
 
 
+@pytest.mark.parametrize("words", [(), ("--json",), ("--full",)])
+def test_half_a_surrogate_pair_is_told_as_an_escape(desk: Desk, words: tuple[str, ...]) -> None:
+    turns = [*TURNS, {"role": "user", "content": "cut \ud83d"}]
+    tools = [{"type": "function", "function": {"name": f"f{n}", "description": "\ude00"}} for n in range(40)]
+    desk.write("half.json", json.dumps({**ASKED, "messages": turns, "tools": tools, "x\ud83d": 1}))
+    desk.write("half_tools.json", json.dumps({**ASKED, "tools": tools}, indent=1))
+    for name in ("half.json", "half_tools.json"):
+        status, out, err = desk.run("--tenant", "acme", *words, request=name)
+        assert (status, err) == (0, "")
+        out.encode()
+        assert "--json" not in words or json.loads(out)["request"]["tools"] == tools
+
+
 def test_limits_that_could_never_be_met_are_told(desk: Desk) -> None:
     desk.write("r.json", json.dumps({**ASKED, "max_tokens": 10_000_000}))
     status, out, _ = desk.run("-t", "acme")
