@@ -21,6 +21,8 @@ LEAST_TEXT = 200  # characters; a shorter text has no documents worth finding
 LEAST_JSON = 256  # bytes; a shorter value is an example as likely as data
 
 _HINT = re.compile(r"</|\d|[{:：#-]")
+_WINDOW = 8_192  # characters: a search holds the interpreter to its end, and other requests wait for it
+_WORD = 256  # characters behind a window that a word begun in it may go on in
 _ABOUT_FORM = re.compile(
     r"(?<!\w)(?:re-?format\w*|format\w*|indent\w*|white-?spaces?|spaces?|spacing|tabs?|newlines?|pretty\w*|prettif\w*|"
     r"exact\w*|verbatim|literal\w*|bytes?|characters?|hash\w*|sha-?\d*|md5|checksums?|lines?|columns?|diffs?|patch\w*|"
@@ -59,7 +61,17 @@ def data_ranges(text: str, deadline: Deadline | None = None) -> Ranges:
     )
     ranges = _merged([*found, *large])
     about = (text[start:end] for start, end in _around(0, len(text), ranges))
-    return [] if any(_ABOUT_FORM.search(said) for said in about) else ranges
+    return [] if any(_speaks_of_form(said, page) for said in about) else ranges
+
+
+def _speaks_of_form(said: str, page: Page) -> bool:
+    """`_ABOUT_FORM.search` in windows, with a look at the clock before each."""
+    for at in range(0, len(said), _WINDOW):
+        page.check()
+        found = _ABOUT_FORM.search(said, at, at + _WINDOW + _WORD)
+        if found is not None and found.start() < at + _WINDOW:
+            return True
+    return False
 
 
 def _blocks(page: Page) -> tuple[Block, ...]:

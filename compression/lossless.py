@@ -147,7 +147,7 @@ class _Walk:
 
     def _data(self, span: Span) -> Iterator[tuple[int, int]]:
         """What of the span may change: whole lines of data, outside fences."""
-        data = [(0, len(span.text))] if span.kind == "result" else data_ranges(span.text)
+        data = [(0, len(span.text))] if span.kind == "result" else data_ranges(span.text, self._deadline)
         return outside(span.text, data, fences(span.text, self._deadline) if data else ())
 
     def _piece(self, text: str, made: list[Edit]) -> tuple[str, Callable[[], bool]]:

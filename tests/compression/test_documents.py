@@ -259,3 +259,21 @@ def test_a_deadline_is_asked() -> None:
 def test_a_hostile_text_takes_no_more_than_linear_time(name: str) -> None:
     blocks(HOSTILE[name])
     data_ranges(HOSTILE[name])
+
+
+@pytest.mark.parametrize("around", ["format", "spaceship", "xformat", "第 3 行", "indentation"])
+@pytest.mark.parametrize("offset", range(-14, 3))
+def test_a_long_instruction_is_read_like_a_short_one(around: str, offset: int) -> None:
+    """It is read in windows, and a word may stand where one of them ends."""
+    rows = json.dumps([{"id": number, "name": "a row of the table"} for number in range(20)])
+    for window in (8192, 8192 + 256):
+        filling = "so " * ((window + offset) // 3) + "so "[: (window + offset) % 3]
+        short, long = (data_ranges(f"{said}{around} then\n{rows}") for said in ("so ", filling))
+        joined = filling[-1:].isalpha()  # then it is the end of another word
+        assert bool(long) == bool(short) or joined
+
+
+def test_reading_a_long_instruction_takes_no_longer_than_it_may() -> None:
+    looks = iter([*[0.0] * 20, *[9.0] * 9_000])
+    with pytest.raises(OutOfTime):
+        data_ranges("Chapter 1. " + "Well, so it is. " * 30_000, Deadline(1.0, lambda: next(looks)))

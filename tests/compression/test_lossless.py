@@ -335,6 +335,15 @@ def test_it_stops_at_the_deadline() -> None:
         lossless(read(result(PRETTY)), Deadline(-1))
 
 
+@pytest.mark.parametrize("line", ["{}", "a: ", "# x", "[1] text"])
+def test_looking_for_data_in_a_users_text_stops_at_the_deadline(line: str) -> None:
+    conversation = read({"role": "user", "content": f"{line}\n" * 50_000})
+    looks = iter([*[0.0] * 4, *[9.0] * 90_000])
+    with pytest.raises(OutOfTime) as raised:
+        lossless(conversation, Deadline(1.0, lambda: next(looks)))
+    assert "data_ranges" in {entry.name for entry in raised.traceback}
+
+
 def test_nothing_to_do_asks_for_no_time() -> None:
     assert not lossless(read({"role": "user", "content": "Hello"}), Deadline(60, lambda: 0.0))
     assert not lossless(read({"role": "system", "content": PRETTY}), Deadline(-1))

@@ -24,6 +24,14 @@ def test_an_estimate_is_never_negative_and_grows_with_the_text(a: str, b: str) -
 
 
 @pytest.mark.parametrize("kind", TEXTS)
+def test_a_long_text_counts_as_its_pieces_do(kind: str) -> None:
+    """It is counted window by window: a word may be cut at each window's end, and no more."""
+    text = TEXTS[kind] * (100_000 // len(TEXTS[kind]))
+    each = [tokens.estimate(text[at : at + 10_000]) for at in range(0, len(text), 10_000)]
+    assert abs(tokens.estimate(text) - sum(each)) <= 3 * len(each)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
 def test_the_rule_is_near_the_real_tokenizer(kind: str) -> None:
     counted, exact = tokens.count(TEXTS[kind], "gpt-4o")
     if not exact:
