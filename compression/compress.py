@@ -137,9 +137,9 @@ class Compress:
         """None where the request cannot be read safely. Raises OutOfTime or Busy."""
         if not _any_lossy(job.policy):
             return await self._pool.run(
-                lambda d: self._weighed(Draft.begin(job.request), job, d), self._time(job), size
+                lambda d: self._weighed(Draft.begin(job.request, d), job, d), self._time(job), size
             )
-        first = await self._pool.run(lambda d: Draft.begin(job.request), self._time(job), size)
+        first = await self._pool.run(lambda d: Draft.begin(job.request, d), self._time(job), size)
         if first is None:
             return None
         draft = await self._lossy(first, exchange, job.policy)

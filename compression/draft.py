@@ -9,6 +9,7 @@ import msgspec
 
 from ..protocol.exchange import Part
 from ..protocol.messages import Request
+from .deadline import Deadline
 from .proposal import Proposal
 from .spans import Conversation
 
@@ -28,9 +29,9 @@ class Draft:
     tools: bytes | None = None
 
     @classmethod
-    def begin(cls, request: Request) -> Draft | None:
-        """None where the request cannot be read safely, or has no messages."""
-        conversation = Conversation.read(request)
+    def begin(cls, request: Request, deadline: Deadline | None = None) -> Draft | None:
+        """None where the request cannot be read safely, or has no messages. Raises OutOfTime."""
+        conversation = Conversation.read(request, deadline)
         if conversation is None or not conversation.messages:
             return None
         return cls(request, conversation, conversation, tuple(range(len(conversation.messages))))
@@ -64,7 +65,14 @@ class Draft:
         """The draft as it is, and why a tier did nothing."""
         return self.saying([Part(what, count=0, why=why)])
 
-    def has_lost(self, keep: Sequence[str], after: Draft) -> bool:
-        """Whether a text that stood in a message stands in none of them in `after`."""
-        before, now = ([span.text for span in draft.conversation.spans] for draft in (self, after))
-        return any(any(text in t for t in before) and not any(text in t for t in now) for text in keep)
+    def has_lost(self, keep: Sequence[str], after: Draft, deadline: Deadline) -> bool:
+        """Whether a text that stood in a message stands in none of them in `after`. Raises OutOfTime."""
+
+        def stands(text: str, draft: Draft) -> bool:
+            for span in draft.conversation.spans:
+                deadline.check()
+                if text in span.text:
+                    return True
+            return False
+
+        return any(stands(text, self) and not stands(text, after) for text in keep)

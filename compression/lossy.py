@@ -116,15 +116,21 @@ class Lossy:
             if made is None:
                 return draft.without(what, "the result could not be read")
             texts = await self._tokens(made.conversation)
+            lost = await self._lost(draft, made, run)
         except (OutOfTime, Busy) as e:
             return draft.without(what, e.message)
         except ImportError as e:
             return draft.without(what, f"{e.name} is not installed")
         why = run.too_little((texts + made.tools_tokens) / max(1, run.whole))
-        if why is None and draft.has_lost(run.exchange.facts.get("keep") or (), made):
+        if why is None and lost:
             why = "a text that the caller keeps would go"
         keep = (texts + run.tools) / max(1, run.whole)
         return replace(made, keep=min(keep, draft.keep)) if why is None else draft.without(what, why)
+
+    async def _lost(self, draft: Draft, made: Draft, run: _Run) -> bool:
+        """Whether a text went that the caller wants kept. Looking for many in much takes a thread its time."""
+        keep = run.exchange.facts.get("keep")
+        return bool(keep) and await self._pool.run(lambda d: draft.has_lost(keep, made, d), self._patience())
 
     async def _shorter_tools(self, draft: Draft, run: _Run) -> Draft:
         """Fewer tools, then what several of them begin with said once."""
@@ -239,7 +245,7 @@ class Lossy:
         """What the client sent, before any stage: the floor is a share of that."""
         sent: Conversation | None = draft.first
         if exchange.working is not exchange.original:
-            sent = await self._pool.run(lambda _: Conversation.read(exchange.original), self._patience())
+            sent = await self._pool.run(lambda d: Conversation.read(exchange.original, d), self._patience())
         return await self._tokens(sent or draft.first) + draft.tools_tokens
 
     async def _tokens(self, conversation: Conversation) -> int:

@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from ..protocol.messages import Request
+from .deadline import Deadline
 from .json_places import Odd, Place, exceeds, is_null, items, members, string
 
 Kind = Literal["text", "result", "arguments", "other"]
@@ -86,10 +87,10 @@ class Conversation:
     messages: tuple[Message, ...]
 
     @classmethod
-    def read(cls, request: Request) -> Conversation | None:
+    def read(cls, request: Request, deadline: Deadline | None = None) -> Conversation | None:
         """None where there is nothing that we can read safely: an odd shape, a key given twice, a lone surrogate,
         bytes that are no UTF-8, too deep a nesting, more than MOST_MESSAGES messages or MOST_SPANS spans; a legacy
-        prompt that is a list, is echoed or has a suffix."""
+        prompt that is a list, is echoed or has a suffix. Raises OutOfTime."""
         field: Literal["messages", "prompt"] = "messages" if request.kind == "chat" else "prompt"
         found = request.fields.get(field)
         if found is None or request.kind == "embeddings":
@@ -100,7 +101,7 @@ class Conversation:
                 raw.decode()
             if field == "prompt":
                 return cls(field, raw, _prompt(raw, request))
-            return cls(field, raw, tuple(_messages(raw, _given(request, "cache_control"))))
+            return cls(field, raw, tuple(_messages(raw, _given(request, "cache_control"), deadline)))
         except (Odd, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
@@ -183,13 +184,15 @@ def _prompt(raw: bytes, request: Request) -> tuple[Message, ...]:
     return (Message(0, "user", 0, len(raw), False, (span,)),)
 
 
-def _messages(raw: bytes, all_frozen: bool) -> Iterator[Message]:
+def _messages(raw: bytes, all_frozen: bool, deadline: Deadline | None) -> Iterator[Message]:
     if exceeds(raw, MOST_TOKENS):
         raise Odd
     mark = len(raw) if all_frozen else _last_mark(raw)
     spans = 0
     called: dict[str, str] = {}
     for index, place in enumerate(items(raw, (0, len(raw)), MOST_MESSAGES)):
+        if deadline is not None and index % 64 == 0:
+            deadline.check()
         message = _message(raw, index, place, called, frozen=place[0] < mark)
         spans += len(message.spans)
         if spans > MOST_SPANS:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from trimtab.compression.compress import Compress
 from trimtab.compression.deadline import Deadline, OutOfTime
+from trimtab.compression.draft import Draft
 from trimtab.compression.gate import Weights, cache_rules
 from trimtab.compression.memo import Sizes
 from trimtab.compression.policy import CompressionPolicy, DemonstrationPolicy, ProsePolicy, ToolsPolicy, TurnsPolicy
@@ -467,6 +468,23 @@ async def test_a_text_that_the_caller_keeps_is_kept(stage: Compress) -> None:
     made = await through(stage, exchange(chat(long_history(20)), policy, keep=["answer 0"]))
     assert made.working is made.original
     assert line(made).parts[0].why == "a text that the caller keeps would go"
+
+
+async def test_texts_to_keep_are_not_looked_for_on_the_event_loops_thread(
+    stage: Compress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    looks_for = Draft.has_lost
+
+    def watched(*args: Any) -> bool:
+        threads.append(threading.get_ident())
+        return looks_for(*args)
+
+    monkeypatch.setattr(Draft, "has_lost", watched)
+    policy = CompressionPolicy(deadline_ms=60_000, turns=TurnsPolicy(enabled=True, above=2000, keep=0.9), floor=0.0)
+    await through(stage, exchange(chat(long_history(20)), policy, keep=["answer 0"]))
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_demonstrations_go_whole(stage: Compress) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.compression.deadline import Deadline, OutOfTime
 from trimtab.compression.spans import MOST_MESSAGES, Conversation, Span
 from trimtab.protocol.messages import Request
 
@@ -278,6 +279,14 @@ def test_more_than_a_conversation_has_is_not_read() -> None:
     assert read(b'[{"role":"user","content":"x","n":[' + b"1," * 300_000 + b"1]}]") is None
     commas = b'[{"role":"user","content":"' + b"," * 3_000_000 + b'"}]'
     assert len(present(read(commas)).spans) == 1
+
+
+def test_reading_many_messages_stops_at_the_deadline() -> None:
+    request = Request.build("chat", {"messages": [{"role": "user", "content": "x"}] * 10_000})
+    looks = iter([*[0.0] * 10, *[9.0] * 1_000])
+    with pytest.raises(OutOfTime):
+        Conversation.read(request, Deadline(1.0, lambda: next(looks)))
+    assert present(Conversation.read(request, Deadline(1.0, lambda: 0.0))).messages
 
 
 def test_protected_things_cannot_be_changed_by_mistake() -> None:

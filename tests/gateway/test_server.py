@@ -10,7 +10,8 @@ import asyncio, os, signal, sys
 from trimtab.gateway.config import Config
 from trimtab.gateway.server import build, serve
 
-config = Config.model_validate({{"ledger": {{"path": {ledger!r}}}, "server": {{"port": 0}}}}, context={{"environ": {{}}}})
+written = {{"ledger": {{"path": {ledger!r}}}, "server": {{"port": 0}}}}
+config = Config.model_validate(written, context={{"environ": {{}}}})
 
 def ready(host, port):
     print(sys.getswitchinterval())
