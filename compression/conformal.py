@@ -96,8 +96,8 @@ def doubt(scores: Floats, heat: float) -> Floats:
 
     0 for the best unit, the same for equal scores, rising from better to worse; the scores' level does not matter.
     """
-    ordered, place = np.unique(-scores, return_inverse=True)
-    belief = np.bincount(place) * np.exp((ordered[0] - ordered) / heat)
+    behind, place = np.unique(np.round(scores.max() - scores, 6), return_inverse=True)
+    belief = np.bincount(place) * np.exp(-behind / heat)
     left = np.cumsum(belief[::-1])[::-1] / belief.sum()
     return np.asarray(-np.log(np.clip(left, 1e-12, 1.0)) + 0.0, dtype=np.float64)[place]
 
