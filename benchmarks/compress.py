@@ -43,7 +43,7 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--bfcl", type=Path, metavar="DIR", help="the folder that holds bfcl_eval")
     parser.add_argument("--weights", default="smollm2-135m-instruct", help="the reader: a model of the engine's")
-    parser.add_argument("--readings", type=int, default=100, help="questions that the reader is asked")
+    parser.add_argument("--readings", type=int, default=40, help="questions that the reader is asked")
     options = parser.parse_args()
     rows = asyncio.run(latency(60 if options.quick else 400))
     notes = []
@@ -57,7 +57,7 @@ def main() -> int:
     else:
         from compress_reader import readings
 
-        count = 8 if options.quick else options.readings
+        count = 2 if options.quick else options.readings
         rows += asyncio.run(readings(options.data, options.weights, count, options.seed))
     Report("compress", rows, options.seed, notes).publish(options.json)
     return 0

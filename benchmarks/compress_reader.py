@@ -40,7 +40,7 @@ from trimtab.compression.unit import Unit
 from trimtab.compression.units import units
 from trimtab.protocol.messages import Request
 
-RATIOS = (0.7, 0.5, 0.3)
+RATIOS = (0.5, 0.3)
 _CALL = {"id": "c", "type": "function", "function": {"name": "search", "arguments": "{}"}}
 _WORD = re.compile(r"\S+\s*")
 _WINDOW = 200  # tokens, as in LLMLingua's iterative_size
@@ -116,6 +116,16 @@ async def known(reader: EngineScorer, question: Question, text: str) -> float:
 
 
 def _methods(reader: EngineScorer, embedder: Any, rng: random.Random) -> dict[str, Method]:
+    read: dict[tuple[str, str], Any] = {}
+
+    async def surprise(text: str, given: str = "") -> Any:
+        """Read once for all ratios of a question."""
+        if (text, given) not in read:
+            if len(read) > 4:
+                read.clear()
+            read[text, given] = await _surprise(reader, text, given)
+        return read[text, given]
+
     async def truncated(question: Question, ratio: float) -> str:
         text = context(question.passages)
         return text[: int(len(text) * ratio)]
@@ -131,15 +141,15 @@ def _methods(reader: EngineScorer, embedder: Any, rng: random.Random) -> dict[st
 
     async def selective(question: Question, ratio: float) -> str:
         text = context(question.passages)
-        return _least_out(text, await _surprise(reader, text), ratio)
+        return _least_out(text, await surprise(text), ratio)
 
     async def lingua(question: Question, ratio: float) -> str:
         return await _windows(reader, context(question.passages), ratio)
 
     async def long_lingua(question: Question, ratio: float) -> str:
         text = context(question.passages)
-        plain = await _surprise(reader, text)
-        asked = await _surprise(reader, text, f"{question.text}\n\n")
+        plain = await surprise(text)
+        asked = await surprise(text, f"{question.text}\n\n")
         return _least_out(text, plain - asked, ratio)
 
     async def prose(question: Question, ratio: float) -> str:
