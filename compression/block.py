@@ -90,11 +90,12 @@ class Page:
         while at >= 0:
             self.starts.append(at + 1)
             at = text.find("\n", at + 1)
+        self.fenced = fences(text, self._deadline)
         self.marked = [*self._marks()]
         self._at = [line.at for line in self.marked]
 
     def _marks(self) -> Iterator[Line]:
-        fenced = iter([*fences(self.text, self._deadline), (len(self.text) + 1, 0)])
+        fenced = iter([*self.fenced, (len(self.text) + 1, 0)])
         first, last = next(fenced)
         for number, start in enumerate(self.starts):
             if number % 256 == 0:

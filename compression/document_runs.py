@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
+from .asides import is_aside, without_asides, without_requests
 from .block import CUE, HEADS_DOCUMENTS, TITLE_LINE, Block, BlockKind, Line, Page
 
 _ENDS = ("ask", "rule", "heading", "context")
@@ -22,15 +23,9 @@ _RULES = re.compile(
 )
 _QUESTION = ("question", "questions", "query", "q", "frage", "问题", "提问")
 _INLINE_QUESTION = re.compile(r"(?<!\w)(?:Question|Query|Frage|QUESTION)[:：][ \t]|问题[:：]")
-_INSTRUCTS = re.compile(
-    r"(?:please|now|then|finally)?[ ,]{0,2}(?:answer|use|using|based|given|respond|reply|write|read|do|don't|if|you|"
-    r"your|only|note|think|let|provide|explain|return|summari[sz]e|translate|list|remember|important|according|tell|"
-    r"what|who|which|how|the (?:above|following|question|answer)|bitte|beantworte|antworte|nutze|verwende|gib|wenn|"
-    r"nur|anhand|根据|请|回答|使用|仅|只|如果|不要|基于)(?![\w-])|.*[?？:：][ \t\r]*$",
-    re.IGNORECASE | re.MULTILINE,
-)
+_EXAMPLE = re.compile(r"(?:examples?|e\.g\.|instance|beispiele?|例如|示例|例子)[^\w\n]{0,3}$", re.IGNORECASE)
+_BELOW = re.compile(r"(?<!\w)(?:below|following|retrieved|given|unten|folgend\w*)(?!\w)|以下|如下|下面", re.IGNORECASE)
 _LONG = 200
-_SHORT = 400  # characters; a longer line is no request to answer
 
 
 def numbered(page: Page, first: int, last: int) -> list[Block]:
@@ -38,6 +33,8 @@ def numbered(page: Page, first: int, last: int) -> list[Block]:
     out: list[Block] = []
     runs = [*_runs([line for line in page.between(first, last) if line.kind in ("label", "bracket")])]
     for run, after in zip(runs, [*(run[0].at for run in runs[1:]), last], strict=False):
+        if _EXAMPLE.search(_lead(page, run[0].at)):
+            continue
         made = _numbered_run(page, run, after)
         if run[0].kind == "bracket" and not _are_passages(page, run[0].at, made):
             continue
@@ -73,6 +70,8 @@ def _numbered_run(page: Page, run: list[Line], last: int) -> list[Block]:
         stop = next((other.at for other in page.between(line.at + 1, limit) if other.kind in ("ask", "rule")), limit)
         if after is None or stop < limit:
             stop = _last_stop(page, line.at, stop, all(b.end <= page.start(page.line_of(b.start) + 1) for b in out))
+        else:
+            stop = without_asides(page, line.at + 1, stop)
         made = _document(page, line.match.start(), line.match.end(), page.start(stop), "numbered")
         if made is not None:
             out.append(made)
@@ -91,12 +90,20 @@ def _last_stop(page: Page, line: int, last: int, one_line_each: bool) -> int:
 
 
 def _are_passages(page: Page, line: int, made: list[Block]) -> bool:
-    before = page.text[max(0, page.start(line) - 300) : page.start(line)].rstrip()
-    lead = before.rsplit("\n", 1)[-1]
-    if len(made) < 2 or _RULES.search(lead):
+    before = _before(page, line)
+    if len(made) < 2 or _RULES.search(_lead(page, line)):
         return False
     lengths = sorted(block.body_end - block.body_start for block in made)
     return lengths[0] >= _LONG or (lengths[len(lengths) // 2] >= 60 and CUE.search(before) is not None)
+
+
+def _before(page: Page, line: int) -> str:
+    return page.text[max(0, page.start(line) - 300) : page.start(line)].rstrip()
+
+
+def _lead(page: Page, line: int) -> str:
+    """What leads up to a line: the end of the one before it that is not blank."""
+    return _before(page, line).rsplit("\n", 1)[-1]
 
 
 def _document(page: Page, start: int, body: int, end: int, kind: BlockKind) -> Block | None:
@@ -122,17 +129,6 @@ def _bracketed_title(text: str, at: int, end: int) -> tuple[str, int]:
         if depth == 0:
             return said[opened.end() : place].strip(), at + place + 1
     return "", at
-
-
-def without_requests(page: Page, first: int, last: int) -> int:
-    """The line number before which a range of lines ends, if blank lines and what reads like a request are left off its
-    end."""
-    while last > first:
-        said = page.says(last - 1).strip()
-        if said and (len(said) > _SHORT or _INSTRUCTS.match(said) is None):
-            break
-        last -= 1
-    return last
 
 
 def sections(page: Page, first: int, last: int) -> list[tuple[int, int]]:
@@ -194,7 +190,8 @@ def chunks(page: Page, first: int, last: int) -> list[Block]:
     edges = [first - 1, *rules, last]
     if len(edges) < 3:
         return []
-    made = [_document(page, page.start(a + 1), page.start(a + 1), page.start(b), "chunk") for a, b in pairwise(edges)]
+    ends = [(page.start(a + 1), page.start(without_asides(page, a + 1, b))) for a, b in pairwise(edges)]
+    made = [_document(page, start, start, end, "chunk") for start, end in ends if not is_aside(page, start, end)]
     return [block for block in made if block is not None]
 
 
@@ -203,8 +200,20 @@ def announced_chunks(page: Page, first: int, last: int) -> list[Block]:
     rules = [line.at for line in page.between(first, last) if line.kind == "rule"]
     if len(rules) < 3 or rules[0] == first:
         return []
-    lead = page.text[max(page.start(first), page.start(rules[0]) - 200) : page.start(rules[0])].rstrip()
-    lead = lead.rsplit("\n", 1)[-1]
+    lead = _lead(page, rules[0])
     if not lead.endswith((":", "：")) or CUE.search(lead) is None or _RULES.search(lead):
         return []
     return chunks(page, rules[0] + 1, rules[-1])
+
+
+def ruled_off(page: Page, first: int, last: int) -> list[tuple[int, int]]:
+    """The line range between two rules of the same kind, where the line before says that a context is below, and a
+    question has its label behind them: `Context information is below.`"""
+    rules = [line for line in page.between(first, last) if line.kind == "rule"]
+    asks = [line.at for line in page.between(first, last) if line.kind == "ask" and _asks(page, line)]
+    if len(rules) != 2 or rules[0].at == first or page.says(rules[0].at).strip() != page.says(rules[1].at).strip():
+        return []
+    lead = _lead(page, rules[0].at)
+    announced = lead.endswith((".", ":", "：", "。")) and CUE.search(lead) and _BELOW.search(lead)
+    behind = not asks or asks[-1] > rules[1].at
+    return [(rules[0].at + 1, rules[1].at)] if announced and asks and behind and not _RULES.search(lead) else []

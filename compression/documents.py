@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .asides import asides, without_requests
 from .block import Block as Block
 from .block import BlockKind, Page
 from .deadline import Deadline
 from .document_records import records, values
-from .document_runs import announced_chunks, chunks, contexts, numbered, sections, without_requests
+from .document_runs import announced_chunks, chunks, contexts, numbered, ruled_off, sections
 from .document_tags import block, elements, items
 
 Ranges = list[tuple[int, int]]
@@ -100,6 +101,10 @@ def _untagged(page: Page, first: int, last: int) -> list[Block]:
             found += _inside(page, start, page.start(stop), "context")
             claimed.append((line, stop))
     for a, b in _around(first, last, _merged(claimed)):
+        for start, stop in ruled_off(page, a, b):
+            found += _inside(page, page.start(start), page.start(stop), "context")
+            claimed.append((start, stop))
+    for a, b in _around(first, last, _merged(claimed)):
         found += numbered(page, a, b) or announced_chunks(page, a, b) or records(page, a, b)
     return found
 
@@ -113,8 +118,13 @@ def _inside(page: Page, start: int, end: int, kind: BlockKind) -> list[Block]:
     found = numbered(page, first, last) or records(page, first, last) or chunks(page, first, last)
     if found:
         return found
-    start, end = page.trimmed(start, end)
-    return [Block(start, end, kind, "", start, end)] if end - start >= (1 if kind == "tag" else LEAST_TEXT) else []
+    if kind == "tag":
+        start, end = page.trimmed(start, end)
+        return [Block(start, end, kind, "", start, end)] if start < end else []
+    lines = [(page.start(line), page.start(line + 1)) for line in asides(page, first, last)]
+    pieces = [page.trimmed(a, b) for a, b in _around(start, end, lines)]
+    long = sum(b - a for a, b in pieces) >= LEAST_TEXT
+    return [Block(a, b, kind, "", a, b) for a, b in pieces if a < b] if long else []
 
 
 def _whole_lines(page: Page, start: int, end: int) -> tuple[int, int]:

@@ -12,6 +12,11 @@ _LABEL = re.compile(
     r"(?:questions?|query|user query|frage|pregunta|domanda|问题|問題|提问|查询|質問)[ \t*_]{0,4}[:：][ \t*_]*",
     re.IGNORECASE | re.MULTILINE,
 )
+_HEADING = re.compile(
+    r"^[ \t]*#{1,6}[ \t]+\**(?:(?:user|the|my|your|current|final)[ ])?"
+    r"(?:questions?|query|frage|pregunta|domanda|问题|提问)[ \t*]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _TAG = re.compile(r"<(question|query|user_query|user_question)>", re.IGNORECASE)
 _ANSWER = re.compile(
     r"^[ \t#>*_]{0,8}(?:(?:final|helpful|your|the|short) )?(?:answers?|response|antwort|respuesta|réponse|答案|回答)"
@@ -32,7 +37,7 @@ def question(text: str) -> str:
     """The question in a text outside its documents: what a label or a tag announces as one, else all of it."""
     if len(text) > 10 * _LONGEST:
         text = f"{text[: 2 * _LONGEST]}\n{text[-8 * _LONGEST :]}"
-    found = _tagged(text) or _labelled(text) or text
+    found = _tagged(text) or _labelled(text) or _headed(text) or text
     return shortened(found.strip())
 
 
@@ -64,4 +69,13 @@ def _labelled(text: str) -> str | None:
     rest = text[labels[-1].end() :]
     answer = _ANSWER.search(rest)
     said = rest[: answer.start()] if answer else rest
+    return said if said.strip() else None
+
+
+def _headed(text: str) -> str | None:
+    headings = list(_HEADING.finditer(text))
+    if not headings:
+        return None
+    rest = text[headings[-1].end() :]
+    said = rest[:at] if (at := rest.find("\n#")) >= 0 else rest
     return said if said.strip() else None

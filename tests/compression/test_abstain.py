@@ -123,6 +123,9 @@ def test_hostile_questions_cost_little(piece: str) -> None:
         ("Frage: Wer gewann?\nAntwort:", "Wer gewann?"),
         ("问题：谁赢了？\n回答：", "谁赢了？"),
         ("Question: first?\nAnswer: yes\nQuestion: second?\nAnswer:", "second?"),
+        ("## Context\n\n## Question\nWho won?\n\n## Rules\n- one word", "Who won?"),
+        ("# Frage\n\nWer gewann?", "Wer gewann?"),
+        ("## Questions of law\nWho won?", "## Questions of law\nWho won?"),
         ("Who won the cup?", "Who won the cup?"),
     ],
 )

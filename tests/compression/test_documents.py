@@ -87,6 +87,65 @@ def test_announced_documents_are_found_whole(form: str, count: int) -> None:
     assert QUESTION in asked
 
 
+ASIDES = ["Answer in one word.", "IMPORTANT: cite sources as [n].", "Antworte auf Deutsch.", "请用一句话回答。"]
+
+
+@pytest.mark.parametrize("aside", ASIDES)
+@pytest.mark.parametrize("form", ["numbered", "bracketed", "context", "heading", "chunks"])
+def test_what_is_said_to_the_model_between_documents_is_instruction(form: str, aside: str) -> None:
+    a, b, c, d = PROSE
+    text = {
+        "numbered": f"Document 1: {a}\n\nDocument 2: {b}\n\n{aside}\n\nDocument 3: {c}\n\nQuestion: {QUESTION}",
+        "bracketed": f"Passages:\n\n[1] {a}\n\n[2] {b}\n\n{aside}\n\n[3] {c}\n\n{QUESTION}",
+        "context": f"Context:\n{a}\n\n{b}\n\n{aside}\n\n{c}\n\n{d}\n\nQuestion: {QUESTION}",
+        "heading": f"# Context\n\n{a}\n\n{b}\n\n{aside}\n\n{c}\n\n# Question\n\n{QUESTION}",
+        "chunks": f"Context:\n{a}\n---\n{b}\n---\n{aside}\n---\n{c}\n\nQuestion: {QUESTION}",
+    }[form]
+    said = "".join(text[start:end] for start, end in instruction(text, blocks(text)))
+    assert aside in said
+    assert b not in said
+    assert c not in said
+
+
+def test_code_is_not_parted_where_it_speaks_of_answers() -> None:
+    code = "```python\nask()\n\n# the answer\n\nprint(answer)\n```"
+    context = f"{PROSE[0]}\n\n{code}\n\n{PROSE[1]}"
+    assert bodies(f"Context:\n{context}\n\nQuestion: {QUESTION}") == [context]
+
+
+@pytest.mark.parametrize("last", ["I want a short reply.", "Keep it brief and polite.", "Talk like a pirate."])
+def test_a_short_line_after_the_context_may_be_a_request(last: str) -> None:
+    context = "\n\n".join(PROSE)
+    assert bodies(f"Context:\n{context}\n\n{last}\n\nQuestion: {QUESTION}") == [context]
+
+
+def test_documents_of_an_example_are_instruction() -> None:
+    example = "Source 1:\nThe sky is red in the evening.\nSource 2:\nWater is wet when the sky is red.\n"
+    given = "\n".join(f"Source {i}:\n{one}" for i, one in enumerate(PROSE, 1))
+    text = (
+        f"Cite sources by number. For example:\n{example}Query: When is water wet?\nAnswer: In the evening [1][2].\n"
+        f"Now it's your turn. Below are several numbered sources:\n------\n{given}\n------\nQuery: {QUESTION}\nAnswer: "
+    )
+    assert bodies(text) == PROSE
+
+
+@pytest.mark.parametrize(
+    ("lead", "found"),
+    [
+        ("Context information is below.", True),
+        ("We have some more context below.", True),
+        ("These are the rules for what is below.", False),
+        ("My poem:", False),
+    ],
+)
+def test_a_context_between_two_rules(lead: str, found: bool) -> None:
+    context = "\n\n".join(PROSE)
+    rule = "-" * 21
+    ask = f"Given the context information and not prior knowledge, answer the query.\nQuery: {QUESTION}\nAnswer: "
+    assert bodies(f"{lead}\n{rule}\n{context}\n{rule}\n{ask}") == ([context] if found else [])
+    assert bodies(f"{lead}\n{rule}\n{context}\n{rule}\n{QUESTION}") == []
+
+
 @pytest.mark.parametrize("form", ["context", "context, then what to do", "heading", "question first"])
 def test_a_context_with_its_question_is_one_document(form: str) -> None:
     context = "\n\n".join(PROSE)
@@ -244,6 +303,9 @@ HOSTILE = {
     "hashes": "#" * N,
     "brackets open": "Document [1](Title: " + "(" * N,
     "fences": "```\n" * N,
+    "requests": "Context:\n" + "Answer.\n\n" * N + "Question: x\n",
+    "requests everywhere": "".join(f"Document {i}: x\n\nAnswer.\n\n" for i in range(9999)),
+    "rules around requests": "Context below.\n---\n" + "Reply.\n\n" * N + "---\nQuestion: x\n",
     "one line": "x" * 10 * N + ":",
 }
 
