@@ -137,18 +137,18 @@ class Compress:
         """None where the request cannot be read safely. Raises OutOfTime or Busy."""
         if not _any_lossy(job.policy):
             return await self._pool.run(
-                lambda d: self._weighed(Draft.begin(job.request, d), job, d), self._time(job), size
+                lambda d: self._weighed(Draft.begin(job.request, d), job, d), self._time(job), size, whose=job.tenant
             )
-        first = await self._pool.run(lambda d: Draft.begin(job.request, d), self._time(job), size)
+        first = await self._pool.run(lambda d: Draft.begin(job.request, d), self._time(job), size, whose=job.tenant)
         if first is None:
             return None
         draft = await self._lossy(first, exchange, job.policy)
         job = replace(job, now=self._clock())
-        done = await self._pool.run(lambda d: self._weighed(draft, job, d), self._time(job), size)
+        done = await self._pool.run(lambda d: self._weighed(draft, job, d), self._time(job), size, whose=job.tenant)
         if done is not None and draft.lossy and not done.sending.decision.chosen:
             # Refused for what an answer could lose by it, perhaps; what it cannot lose by stands on its own.
             plain = replace(first, parts=_refused(draft, done))
-            return await self._pool.run(lambda d: self._weighed(plain, job, d), self._time(job), size)
+            return await self._pool.run(lambda d: self._weighed(plain, job, d), self._time(job), size, whose=job.tenant)
         return done
 
     def _time(self, job: _Job) -> Deadline:

@@ -130,7 +130,9 @@ class Lossy:
     async def _lost(self, draft: Draft, made: Draft, run: _Run) -> bool:
         """Whether a text went that the caller wants kept. Looking for many in much takes a thread its time."""
         keep = run.exchange.facts.get("keep")
-        return bool(keep) and await self._pool.run(lambda d: draft.has_lost(keep, made, d), self._patience())
+        return bool(keep) and await self._pool.run(
+            lambda d: draft.has_lost(keep, made, d), self._patience(), whose=run.exchange.tenant.name
+        )
 
     async def _shorter_tools(self, draft: Draft, run: _Run) -> Draft:
         """Fewer tools, then what several of them begin with said once."""
@@ -223,7 +225,7 @@ class Lossy:
         """Work of a tier without a model: all of it together has the policy's `deadline_ms`."""
         started = self._clock()
         try:
-            return await self._pool.run(work, Deadline(run.seconds, self._clock))
+            return await self._pool.run(work, Deadline(run.seconds, self._clock), whose=run.exchange.tenant.name)
         finally:
             run.seconds = max(0.0, run.seconds - (self._clock() - started))
 

@@ -58,6 +58,7 @@ class Stages:
         self._catalogue = catalogue
         self._clock = clock
         self._pool = Pool()
+        self._pruning_pool = Pool(name="prune")  # its work may take ten times as long, and must not hold up the rest
         self._compress = Compress(self._pool, clock=clock, summariser=self._summariser, scorer=self.scorer)
         self._readers: dict[str, _Reader] = {}
 
@@ -67,7 +68,7 @@ class Stages:
         if before is not None and before.options == options:
             return before
         embedder = None if options is None else _opened(options)
-        return Pruning(Prune(embedder, self._pool, clock=self._clock), options, embedder)
+        return Pruning(Prune(embedder, self._pruning_pool, clock=self._clock), options, embedder)
 
     def optimisations(self, pruning: Pruning) -> list[Stage]:
         """The stages in their order."""
@@ -82,6 +83,7 @@ class Stages:
     def close(self) -> None:
         """Wait for the threads, which stop at their deadlines. Blocks."""
         self._compress.close()
+        self._pruning_pool.close()
 
     def _summariser(self, exchange: Exchange) -> Summarise | None:
         return summariser(self._catalogue(), exchange, self._clock)

@@ -126,3 +126,46 @@ async def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
     assert await running == "done"
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_one_tenants_work_leaves_a_thread_and_a_place_to_the_others() -> None:
+    pool, release = Pool(threads=2, waiting=16), threading.Event()
+    flood = [asyncio.ensure_future(pool.run(patiently(release), Deadline(10), whose="flood")) for _ in range(9)]
+    await asyncio.sleep(0.02)
+    with pytest.raises(Busy):
+        await pool.run(lambda _: None, Deadline(10), whose="flood")
+    assert await pool.run(lambda _: "at once", Deadline(10), whose="other") == "at once"
+    release.set()
+    assert await asyncio.gather(*flood) == ["done"] * 9
+    pool.close()
+
+
+async def test_tenants_take_turns() -> None:
+    pool, release, order = Pool(threads=1, waiting=16), threading.Event(), list[str]()
+    first = asyncio.ensure_future(pool.run(patiently(release), Deadline(10), whose="a"))
+    await asyncio.sleep(0.01)
+    queued = [
+        asyncio.ensure_future(pool.run(lambda _, name=name: order.append(name), Deadline(10), whose=name))  # type: ignore[misc]
+        for name in "aaabbc"
+    ]
+    await asyncio.sleep(0.01)
+    release.set()
+    await asyncio.gather(first, *queued)
+    assert sorted(order[:3]) == ["a", "b", "c"]
+    assert sorted(order) == [*"aaabbc"]
+    pool.close()
+
+
+async def test_a_caller_who_gave_up_leaves_its_place_at_once(pool: Pool) -> None:
+    release = threading.Event()
+    at_work = [asyncio.ensure_future(pool.run(patiently(release), Deadline(10))) for _ in range(2)]
+    await asyncio.sleep(0.02)
+    for _ in range(5):  # one place to wait in
+        with pytest.raises(OutOfTime):
+            await pool.run(lambda _: None, Deadline(0.01))
+    waiting = asyncio.ensure_future(pool.run(lambda _: "my turn", Deadline(10)))
+    await asyncio.sleep(0.01)
+    release.set()
+    await asyncio.gather(*at_work)
+    assert await waiting == "my turn"
+    pool.close()
