@@ -16,10 +16,10 @@ RESULTS = HERE / "results"
 
 
 def benchmarks() -> list[str]:
-    """The scripts beside this one that can be run; modules that they share cannot."""
-    return sorted(
-        path.stem for path in HERE.glob("*.py") if path.stem != "all" and "\nif __name__ ==" in path.read_text()
-    )
+    """The scripts beside this one that can be run and report; what they share or start cannot, or does not."""
+    marks = ("\nif __name__ ==", "options.json")
+    texts = {path.stem: path.read_text() for path in HERE.glob("*.py") if path.stem != "all"}
+    return sorted(name for name, text in texts.items() if all(mark in text for mark in marks))
 
 
 def main(arguments: list[str]) -> int:

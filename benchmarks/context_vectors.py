@@ -54,3 +54,7 @@ class Vectors:
         texts = [evidence.embedded_text(unit) for unit in units]
         self.learn(texts)
         return np.stack([self._known[text] for text in texts])
+
+    def fresh(self, units: Sequence[Unit]) -> NDArray[np.float32]:
+        """The same, embedded now whatever is remembered."""
+        return self.embed([evidence.embedded_text(unit) for unit in units])

@@ -25,6 +25,7 @@ from ..protocol.errors import GatewayError
 
 Floats = NDArray[np.float64]
 
+_USUAL = 100  # units of a context that was calibrated on
 _SHIPPED = Path(__file__).with_name("calibration.json")
 
 
@@ -46,7 +47,7 @@ class Calibration:
     levels: tuple[float, ...]
     doubts: tuple[float, ...]
     least: float
-    heat: float = 2.5
+    heat: float = 2.25
     weights: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -98,6 +99,8 @@ def doubt(scores: Floats, heat: float) -> Floats:
     """
     behind, place = np.unique(np.round(scores.max() - scores, 6), return_inverse=True)
     belief = np.bincount(place) * np.exp(-behind / heat)
+    # Heat lifts the many unlikely units more than the few likely ones; this undoes what their mere number adds.
+    belief[1:] *= (_USUAL / len(scores)) ** (1 - 1 / heat)
     left = np.cumsum(belief[::-1])[::-1] / belief.sum()
     return np.asarray(-np.log(np.clip(left, 1e-12, 1.0)) + 0.0, dtype=np.float64)[place]
 

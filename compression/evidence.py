@@ -1,31 +1,17 @@
-"""How much each unit bears on a question: words that they share, closeness of meaning, what stands around it, and
-whether it holds the kind of thing that is asked for.
+"""How much each unit bears on a question: what was measured, weighed by a linear model that ships in calibration.json.
 
-Some hundred scale-free measurements, weighed by a linear model that ships in calibration.json. It knows what units and
-vectors are, not where either came from, and not how much may be kept: `conformal.py` decides.
+It knows what units and vectors are, not where either came from, and not how much may be kept: `conformal.py` decides.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import bm25, cues
 from .conformal import shipped
+from .measurements import Floats, Measurer, Vectors
 from .units import Unit
-
-Floats = NDArray[np.float64]
-Vectors = NDArray[np.float32] | NDArray[np.float64]
-Indices = NDArray[np.intp]
-
-_GRAM = 4  # characters: parts of compounds and of inflected words that two texts share
-_ACCENTED = re.compile("[À-ɏ]")
-_FULLY_ACCENTED = 0.02  # share of such letters in a language that uses them
-_CHECK_EVERY = 256  # units between two looks at the clock
 
 
 def embedded_text(unit: Unit) -> str:
@@ -38,23 +24,8 @@ def scores(query: str, units: Sequence[Unit], query_vector: Vectors, vectors: Ve
     return Reader(units).scores(query, query_vector, vectors)
 
 
-class Reader:
-    """Units read once, to be scored for any number of questions. `check` is called now and then, and may raise."""
-
-    def __init__(self, units: Sequence[Unit], check: Callable[[], None] = lambda: None) -> None:
-        self._units = units
-        self._terms, self._held, self._folded = [], [], []
-        for at, unit in enumerate(units):
-            if at % _CHECK_EVERY == 0:
-                check()
-            self._terms.append(bm25.terms(unit.text))
-            self._held.append(cues.Held(unit.text))
-            self._folded.append(bm25.folded(unit.text))
-        self._bags = [bm25.bag(terms) for terms in self._terms]
-        self._lengths = np.array([len(terms) for terms in self._terms], dtype=np.float64)
-        self._documents: Indices = np.unique([unit.document for unit in units], return_inverse=True)[1]
-        self._headings = {unit.heading: _Heading(unit.heading) for unit in units}
-        self._accents = _accents("".join(unit.text for unit in units[:64]))
+class Reader(Measurer):
+    """Units read once, to be scored for any number of questions."""
 
     def scores(
         self, query: str, query_vector: Vectors, vectors: Vectors, weights: Mapping[str, float] | None = None
@@ -67,158 +38,6 @@ class Reader:
         if not self._units:
             return np.zeros(0)
         return combined(self.measure(query, query_vector, vectors), shipped().weights if weights is None else weights)
-
-    def measure(self, query: str, query_vector: Vectors, vectors: Vectors) -> dict[str, Floats]:
-        """Every measurement by name: one value a unit."""
-        found = self._words(query)
-        found |= self._meaning(np.asarray(vectors, dtype=np.float64), np.asarray(query_vector, dtype=np.float64))
-        found |= self._places(found)
-        found |= self._grams(query)
-        found |= self._trust(query, found)
-        return found | self._answers(query, found)
-
-    def _words(self, query: str) -> dict[str, Floats]:
-        """BM25 of units (a heading's words count as theirs) and documents, and shares of the question's words."""
-        asked = list(dict.fromkeys(bm25.terms(query)))
-        own = bm25.counts(asked, self._bags)
-        above = bm25.counts(asked, [self._headings[unit.heading].bag for unit in self._units])
-        both, documents = own + above, self._documents
-        whole = self._summed(own) + above[np.unique(documents, return_index=True)[1]]
-        lengths = np.bincount(documents, self._lengths).astype(np.float64)
-        worth, document_worth = bm25.rarity(both), bm25.rarity(whole)
-        around = both + _before(own, documents) + _after(own, documents)
-        there = (whole > 0).any(axis=0)
-        return {
-            "words": standard(bm25.weigh(both, self._lengths, worth)),
-            "document_words": standard(bm25.weigh(whole, lengths, document_worth)[documents]),
-            "near_share": _share(around, worth * there),
-            "document_share": _share(whole, document_worth * there)[documents],
-            "any_share": _share(whole, np.ones(len(asked)))[documents],
-            "pairs": self._pairs(query),
-        }
-
-    def _pairs(self, query: str) -> Floats:
-        """The share of the question's neighbouring words that are neighbours here too, the rare ones counting more."""
-        asked = bm25.terms(query)
-        wanted = list(pairwise(asked))
-        held = [set(pairwise(terms)) for terms in self._terms]
-        found = np.array([[pair in one for pair in wanted] for one in held], dtype=np.float64)
-        found = found.reshape(len(held), len(wanted))
-        return _share(found, bm25.rarity(found) * found.any(axis=0))
-
-    def _meaning(self, vectors: Floats, query: Floats) -> dict[str, Floats]:
-        documents = self._documents
-        close = vectors @ query
-        spread = float(close.std()) + 1e-9
-        best = _best(close, documents)
-        means = self._summed(vectors * self._lengths[:, None] + 1e-12)
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        return {
-            "meaning": standard(close),
-            "cosine": close,
-            "around": standard(_smoothed(close, documents)),
-            "below_best": (close - best[documents]) / spread,
-            "document_best": standard(best[documents]),
-            "document_gap": (best[documents] - best.max()) / spread,
-            "document_mean": standard((means @ query)[documents]),
-        }
-
-    def _places(self, found: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Where a unit stands: in which document by rank, where in it, and how long it is."""
-        documents = self._documents
-        unit = 0.7 * found["words"] + found["meaning"] + 0.5 * found["around"]
-        document = standard(_best(unit, documents)[documents]) + found["document_words"] + found["document_best"]
-        by_document = _best(document, documents)
-        rank = np.empty(len(by_document))
-        rank[np.argsort(-by_document, kind="stable")] = np.arange(len(by_document))
-        new = np.concatenate([[True], documents[1:] != documents[:-1]])
-        length = np.clip(np.log((self._lengths + 1) / 20), -2, 2)
-        return {
-            "document_rank": np.log1p(rank[documents]),
-            "document_behind": document - by_document.max(),
-            "length": length,
-            "length_squared": length**2,
-            "first": new.astype(np.float64),
-            "second": np.concatenate([[False], new[:-1] & ~new[1:]]).astype(np.float64),
-            "last": np.concatenate([new[1:], [True]]).astype(np.float64),
-            "pronoun": np.array([held.pronoun for held in self._held], dtype=np.float64),
-        }
-
-    def _grams(self, query: str) -> dict[str, Floats]:
-        """Shares of the question's longer words by their parts of four characters."""
-        wanted = sorted(
-            {
-                word[at : at + _GRAM]
-                for word in cues.WORD.findall(bm25.folded(query))
-                for at in range(len(word) - _GRAM + 1)
-            }
-        )
-        own = np.array([[gram in text for gram in wanted] for text in self._folded], dtype=np.float64)
-        above = np.array(
-            [[gram in self._headings[unit.heading].folded for gram in wanted] for unit in self._units], dtype=np.float64
-        )
-        shape = (len(self._units), len(wanted))
-        own, above = own.reshape(shape), above.reshape(shape)
-        both = np.maximum(own, above)
-        whole = self._summed(both) > 0
-        worth, document_worth = bm25.rarity(both) * both.any(axis=0), bm25.rarity(whole) * whole.any(axis=0)
-        return {
-            "grams": standard(_share(both, worth)),
-            "own_grams": _share(own, worth),
-            "document_grams": standard(_share(whole, document_worth)[self._documents]),
-        }
-
-    def _trust(self, query: str, found: Mapping[str, Floats]) -> dict[str, Floats]:
-        """How far to trust the vectors: less where the words disagree, or the text is not the English that the bundled
-        model reads."""
-        agreed = float((found["words"] * found["meaning"]).mean())
-        letters = [letter for letter in query if letter.isalpha()]
-        foreign = sum(letter > "ɏ" for letter in letters) / max(len(letters), 1)
-        accented = max(self._accents, 0.0) * (1 - foreign)
-        by = {
-            "agreed": (agreed, ("meaning", "document_best", "words", "around")),
-            "foreign": (
-                foreign,
-                (
-                    "meaning",
-                    "document_best",
-                    "words",
-                    "document_words",
-                    "grams",
-                    "cosine",
-                    "around",
-                    "near_share",
-                ),
-            ),
-            "accented": (accented, ("meaning", "document_best", "words", "document_words", "grams")),
-        }
-        out = {f"{how}*{name}": share * found[name] for how, (share, names) in by.items() for name in names}
-        return out | {"foreign": np.full(len(self._units), foreign), "accented": np.full(len(self._units), accented)}
-
-    def _answers(self, query: str, found: Mapping[str, Floats]) -> dict[str, Floats]:
-        """What a unit holds, for each kind of question apart."""
-        asked = cues.words(query)
-        said = {heading: asked | cues.words(heading) for heading in self._headings}
-        new = [held.beyond(query, said[unit.heading]) for held, unit in zip(self._held, self._units, strict=True)]
-        counted = np.log1p(np.array(new, dtype=np.float64))
-        always = np.array([held.always for held in self._held], dtype=np.float64)
-        year, date, number, place, by, being, cause = always.T
-        columns = (counted[:, 0], counted[:, 1], year, date, number, counted[:, 2], place, by, being, cause)
-        held = dict(zip(cues.CUES, columns, strict=True)) | {name: found[name] for name in ("first", "length")}
-        kinds = dict(zip(cues.KINDS, cues.kinds(query), strict=True))
-        out = {f"{kind}:{name}": is_kind * values for kind, is_kind in kinds.items() for name, values in held.items()}
-        return out | {"pronoun*near_share": found["pronoun"] * found["near_share"]}
-
-    def _summed(self, rows: Floats) -> Floats:
-        out = np.zeros((int(self._documents.max()) + 1, rows.shape[1]))
-        np.add.at(out, self._documents, rows)
-        return out
-
-
-class _Heading:
-    def __init__(self, text: str) -> None:
-        self.bag = bm25.bag(bm25.terms(text))
-        self.folded = bm25.folded(text)
 
 
 def combined(measured: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
@@ -248,44 +67,3 @@ def context(raw: Floats, measured: Mapping[str, Floats]) -> dict[str, float]:
         "context:foreign": float(measured["foreign"][0]),
         "context:accented": float(measured["accented"][0]),
     }
-
-
-def standard(values: Floats) -> Floats:
-    """Mean 0 and deviation 1; all zero where the values do not differ."""
-    spread = float(values.std())
-    return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
-
-
-def _share(found: Floats | NDArray[np.bool_], worth: Floats) -> Floats:
-    """The worth of what is found, as a share of all there is: shape (rows,)."""
-    return np.asarray((found > 0) @ worth / (worth.sum() + 1e-9), dtype=np.float64)
-
-
-def _best(values: Floats, documents: Indices) -> Floats:
-    out = np.full(int(documents.max()) + 1, -np.inf)
-    np.maximum.at(out, documents, values)
-    return out
-
-
-def _before(rows: Floats, documents: Indices) -> Floats:
-    """Each row's predecessor in its document, zero where there is none."""
-    out = np.zeros_like(rows)
-    out[1:][documents[1:] == documents[:-1]] = rows[:-1][documents[1:] == documents[:-1]]
-    return out
-
-
-def _after(rows: Floats, documents: Indices) -> Floats:
-    return _before(rows[::-1], documents[::-1])[::-1]
-
-
-def _smoothed(values: Floats, documents: Indices) -> Floats:
-    """Half a unit's own value, half the mean of its neighbours' in the same document."""
-    ones = np.ones_like(values)
-    count = _before(ones, documents) + _after(ones, documents)
-    total = _before(values, documents) + _after(values, documents)
-    return np.where(count > 0, (values + total / np.maximum(count, 1)) / 2, values)
-
-
-def _accents(text: str) -> float:
-    """0 for text without accented letters, 1 for as many as German or French have."""
-    return min(len(_ACCENTED.findall(text)) / max(len(text), 1) / _FULLY_ACCENTED, 1.0)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.compression import bm25
@@ -33,6 +33,7 @@ def test_endings_are_folded_in_every_alphabet() -> None:
     assert bm25.terms("столицами") == bm25.terms("столица")[:1]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_terms_take_any_text(text: str) -> None:
     for term in bm25.terms(text):
@@ -65,6 +66,7 @@ def test_a_short_text_is_preferred_to_a_long_one() -> None:
     assert short > long
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(alphabet="ab 谁是", max_size=20), min_size=1, max_size=6), st.text(alphabet="ab 谁是", max_size=10)
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.compression import conformal
@@ -41,6 +41,9 @@ def calibrated(on: list[tuple[np.ndarray, int]], heat: float = 2.0) -> Calibrati
     return Calibration(tuple(LEVELS), tuple(quantiles(doubts, [1.0] * len(doubts), LEVELS)), -100.0, heat)
 
 
+SMALL = calibrated(questions(200, seed=3))
+
+
 @pytest.mark.parametrize("recall", [0.8, 0.9, 0.95, 0.99])
 def test_realised_recall_is_the_target_on_new_questions(recall: float) -> None:
     calibration = calibrated(questions(4000, seed=1))
@@ -56,20 +59,22 @@ def test_a_clear_answer_keeps_less_than_an_unclear_one() -> None:
     assert unclear.sum() > 10
 
 
+@settings(deadline=None)
 @given(SCORES, st.floats(0.01, 0.999), st.floats(0.01, 0.999))
 def test_more_recall_never_keeps_less_and_the_best_always_stays(scores: np.ndarray, one: float, other: float) -> None:
-    calibration = calibrated(questions(200, seed=3))
     less, more = sorted((one, other))
-    small, large = (keep(scores, [1] * len(scores), recall, calibration) for recall in (less, more))
+    small, large = (keep(scores, [1] * len(scores), recall, SMALL) for recall in (less, more))
     assert (small <= large).all()
     assert small[scores.argmax()]
 
 
+@settings(deadline=None)
 @given(SCORES, st.integers(-50, 50))
 def test_the_level_of_the_scores_does_not_matter(scores: np.ndarray, shift: float) -> None:
     assert doubt(scores, 2.0) == pytest.approx(doubt(scores + shift, 2.0))
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_equal_scores_are_kept_or_left_together(scores: np.ndarray) -> None:
     twice = np.concatenate([scores, scores])
@@ -80,12 +85,11 @@ def test_equal_scores_are_kept_or_left_together(scores: np.ndarray) -> None:
 
 
 def test_beyond_what_was_measured_everything_stays() -> None:
-    calibration = calibrated(questions(200, seed=3))
-    assert keep(np.array([50.0, -50.0, 0.0]), [1, 1, 1], 0.9999, calibration).all()
+    assert keep(np.array([50.0, -50.0, 0.0]), [1, 1, 1], 0.9999, SMALL).all()
 
 
 def test_nothing_is_kept_of_nothing() -> None:
-    assert keep(np.zeros(0), [], 0.9, calibrated(questions(200, seed=3))).shape == (0,)
+    assert keep(np.zeros(0), [], 0.9, SMALL).shape == (0,)
     assert not relevant(np.zeros(0), Calibration.read(GOOD))
 
 
@@ -105,6 +109,7 @@ def test_quantiles_count_by_weight() -> None:
     assert quantiles([0.0] * 100 + [1.0] * 4, [0.01] * 100 + [0.25] * 4, [0.4, 0.6]) == [0.0, 1.0]
 
 
+@settings(deadline=None)
 @given(SCORES, st.integers(0, 400))
 def test_what_is_taken_fits(scores: np.ndarray, budget: int) -> None:
     sizes = [1 + at * 7 % 50 for at in range(len(scores))]

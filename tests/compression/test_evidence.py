@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.compression import conformal, cues, evidence
@@ -110,6 +110,7 @@ def test_the_clock_is_looked_at(hashed_words: Any) -> None:
         evidence.Reader(town(0), late)
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.text(max_size=60), min_size=1, max_size=8),
     query=st.text(max_size=40),
