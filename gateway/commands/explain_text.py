@@ -1,6 +1,6 @@
 """An explanation on the terminal: the stages as a list, then what changed in the messages, removed and added.
 
-Colours where there is a terminal and NO_COLOR is not set; [-removed-] and {+added+} where there is none.
+Colours where there is a terminal and NO_COLOR is not set; [-removed-] and {+added+} everywhere else.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def show(told: Told, full: bool = False, console: Console | None = None) -> None
         )
     for title, found in changes:
         console.print(Text(visible(title), style="bold"))
-        console.print(_written(found, coloured=console.color_system is not None))
+        console.print(_written(found, coloured=console.color_system is not None and not console.no_color))
         console.print()
     for note in told.notes:
         console.print(Text(f"note: {note}", style="dim"))
