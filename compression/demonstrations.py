@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from ..protocol.exchange import Part
 from ..protocol.tokens import estimate
+from .abstain import everything
 from .bm25 import terms
 from .deadline import Deadline
 from .example_blocks import Blocks, blocks
 from .example_pairs import Pairs, pairs
 from .policy import DemonstrationPolicy
 from .proposal import Proposal
+from .question import follows_up
 from .spans import Conversation, Span
 
 Floats = NDArray[np.float64]
@@ -32,6 +34,18 @@ _LEAST_KEPT = 2
 _WIDTH = 1024  # words are hashed into so many columns: memory that no text can drive up
 _REDUNDANT = 0.3  # what likeness to one already kept costs, against likeness to the question
 _SHORT_ANSWER = 40  # characters; answers this short that recur are classes, and each class stays shown
+# A question with one of these is about the examples: they were no examples, or all of them count.
+_ABOUT_EXAMPLES = re.compile(
+    r"(?<!\w)(?:examples?|above|so far|previous(?:ly)?|earlier|beispiele?|oben|bisher\w*|vorher\w*|exemples?|ejemplos?)"
+    r"(?!\w)|示例|例子|以上|上面|之前",
+    re.IGNORECASE,
+)
+_ABOUT_ONE = re.compile(
+    r"\b(?:first|second|third|fourth|fifth|last|which|all|each|every|both|list|again|erste[nrs]?|zweite[nrs]?|dritte[nrs]?"
+    r"|letzte[nrs]?|welche[nrs]?|alle|jede[nrs]?)\b|第[一二三四五六七八九十\d]|哪|所有|全部",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"\A\W{0,6}example ?#?\d{0,4}\W{1,6}", re.IGNORECASE)  # what begins the unanswered one
 _NOTED = re.compile(r"\[\d{1,4} examples? left out\]\n")
 
 
@@ -72,6 +86,10 @@ def _in_messages(
     found = _free_pairs(conversation)
     if found is None:
         return
+    if _about_examples(found.question.text, found.alike):
+        where = f"messages[{found.demonstrations[0].asked.message}]"
+        made.parts.append(Part("demonstrations", where, count=0, why="the question is about them"))
+        return
     texts, answers = _pair_texts(found), [pair.answered.text.strip() for pair in found.demonstrations]
     kept = chosen(texts, answers, found.question.text, policy.keep, deadline, vectors)
     gone = [i for i in range(len(texts)) if i not in kept]
@@ -98,6 +116,11 @@ def _in_text(
         return
     texts = _block_texts(span.text, found)
     question = span.text[found.question :]
+    if _about_examples(_NUMBERED.sub("", question), alike=True):
+        made.parts.append(
+            Part("demonstrations", f"messages[{span.message}]", count=0, why="the question is about them")
+        )
+        return
     # The last one stays: what leads over to the question may stand at its end.
     kept = chosen(texts, found.answers, question, policy.keep, deadline, vectors, always=len(texts) - 1)
     gone = [i for i in range(len(texts)) if i not in kept]
@@ -106,6 +129,15 @@ def _in_text(
         stay = [span.text[a:b] for i, (a, b) in enumerate(found.demonstrations) if i in kept]
         made.texts[span] = "".join([before, _note(len(gone)), *stay, question])
         made.parts.append(_part(f"messages[{span.message}]", texts, gone))
+
+
+def _about_examples(question: str, alike: bool) -> bool:
+    """Whether a question needs the examples themselves; one of their own template only does where it says so."""
+    if _ABOUT_EXAMPLES.search(question):
+        return True
+    return not alike and (
+        _ABOUT_ONE.search(question) is not None or follows_up(question) or everything(question) is not None
+    )
 
 
 def chosen(

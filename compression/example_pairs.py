@@ -30,10 +30,12 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The examples at a conversation's beginning, and the first question after them."""
+    """The examples at a conversation's beginning, and the first question after them; whether that is one more of their
+    template."""
 
     demonstrations: tuple[Pair, ...]
     question: Span
+    alike: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _ended(conversation: Conversation, run: Sequence[Pair], count: int, asked: _
         question = _question_after(conversation, run[count - 1]) if count else None
     if count < _LEAST or question is None:
         return None
-    return Pairs(tuple(run[:count]), question)
+    return Pairs(tuple(run[:count]), question, asked.fits(question.text))
 
 
 def _run(conversation: Conversation) -> list[Pair]:

@@ -125,7 +125,7 @@ def few_shot(count: int, tail: int = 1) -> list[dict[str, Any]]:
         words = " ".join(random.choices(TOPICS, k=8))
         made += [{"role": "user", "content": f"Text: {words}"}, {"role": "assistant", "content": f"Label: {i % 3}"}]
     for i in range(tail):
-        made += [{"role": "user", "content": f"So what about these {TOPICS[i]}?"}]
+        made += [{"role": "user", "content": f"What is there to say of {TOPICS[i]}?"}]
         made += [{"role": "assistant", "content": f"I see {i}"}] if i < tail - 1 else []
     return made
 
@@ -169,6 +169,33 @@ def test_a_plain_conversation_is_no_few_shot_prompt() -> None:
     messages = [{"role": r, "content": c} for s in said for r, c in (("user", s), ("assistant", f"{s} indeed"))]
     messages.append({"role": "user", "content": "so?"})
     assert chat(messages) == messages
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Now list the labels so far.",
+        "Which of these is the longest?",
+        "What was the first one?",
+        "And that one in French?",
+        "Summarise what I gave you",
+        "Wie viele Beispiele waren das?",
+        "第三个是什么？",
+    ],
+)
+def test_all_stay_where_the_question_is_about_them(question: str) -> None:
+    messages = [*few_shot(8)[:-1], {"role": "user", "content": question}]
+    assert chat(messages) == messages
+
+
+@pytest.mark.parametrize("last", ["Do it as in Example 4.", "Wie oben, aber mit 9?", "参考上面的例子"])
+def test_all_stay_where_the_last_one_names_them(last: str) -> None:
+    block, _ = FORMS["qa"]
+    text = "".join(shots(block)) + f"Q: {last}\nA:"
+    conversation = read({"prompt": text})
+    made = demonstrations(conversation, DemonstrationPolicy(enabled=True, keep=0.25), LONG)
+    assert not made.texts
+    assert [part.why for part in made.parts] == ["the question is about them"]
 
 
 def test_vectors_take_part() -> None:
