@@ -29,6 +29,8 @@ def test_a_long_text_counts_as_its_pieces_do(kind: str) -> None:
     text = TEXTS[kind] * (100_000 // len(TEXTS[kind]))
     each = [tokens.estimate(text[at : at + 10_000]) for at in range(0, len(text), 10_000)]
     assert abs(tokens.estimate(text) - sum(each)) <= 3 * len(each)
+    short = [tokens.estimate(text[at : at + 500]) for at in range(0, 10_000, 500)]
+    assert abs(each[0] - sum(short)) <= 2 * len(short)
 
 
 @pytest.mark.parametrize("kind", TEXTS)
