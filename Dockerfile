@@ -1,5 +1,6 @@
 # The gateway as an image: `docker build -t trimtab .`, or docker-compose.yml, which says what to run it with.
-#   --build-arg EXTRAS=engine    the bundled model too; `gpu` for CUDA, `litellm` for every other provider, "" for neither
+#   --build-arg EXTRAS=engine,embed   the bundled model and the embedder too; `gpu` for CUDA, `litellm` for every other
+#                                     provider, "" for none of them
 #   --build-arg BASE=...         any image with Python 3.11 or newer as python3, and its venv module
 ARG BASE=python:3.12-slim
 
