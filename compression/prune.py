@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SMALL = 2000  # bytes of messages below which nothing can be worth the look
 LARGE = 8_000_000  # bytes above which there is no time to look
 _EXPECTED_SECONDS = 0.05  # that pruning adds to a request, for the tenants who put a price on time
+_LOOKING_UP = 0.1  # seconds at most for what was decided before; a few thousandths for most requests
 _EXPECTED_OUTPUT = 512  # tokens of an answer, where the client sets no lower cap
 _MEMORY = 16 << 20  # bytes of pruned messages that are remembered
 
@@ -100,14 +101,15 @@ class Prune:
         started = self._clock()
         deadline = Deadline(seconds, self._clock)
         size = len(exchange.working.body)
-        made = await self._pool.run(lambda d: plan(exchange.working, wish, self._outcomes, d), deadline, size)
+        # Past the deadline too, what was pruned before has to look as it did: looking it up has a time of its own.
+        grace = Deadline(seconds + _LOOKING_UP, self._clock)
+        made = await self._pool.run(lambda _: plan(exchange.working, wish, self._outcomes, deadline), grace, size)
         if made is None:
             self._leave(exchange, "a shape that cannot be changed safely")
             return
         late = made.late or (await self._work(made, wish, deadline) if made.jobs else None)
         if made.changes:
-            # Past the deadline too: what was pruned before has to look as it did.
-            grace = Deadline(seconds, self._clock)
+            grace = Deadline(seconds + _LOOKING_UP, self._clock)
             sending = await self._pool.run(lambda d: self._weigh(exchange, made, wish, d), grace, size)
             self._send(exchange, made, sending, late, started)
             return

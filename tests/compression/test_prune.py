@@ -108,7 +108,7 @@ async def test_search_results_keep_the_one_that_answers_and_say_how_many_are_gon
     assert found[23] in kept
     assert all(one in found for one in kept)
     assert len(kept) + sum(one.get("_omitted", 0) for one in parsed["results"]) == 40
-    assert '"took": 1.5,' in sent[2]["content"]
+    assert '"took":1.5,' in sent[2]["content"], "what stays is as the lossless tier leaves it"
 
 
 async def test_questions_about_rows_leave_all_of_them(hashed_words: Any) -> None:
@@ -288,6 +288,30 @@ async def test_a_slow_embedder_does_not_change_what_was_pruned(hashed_words: Any
     assert after[0] == sent[0]
     assert after[2] == more[2]
     assert line.reason == "the embedder was too slow"
+
+
+async def test_no_time_at_all_does_not_change_what_was_pruned(hashed_words: Any) -> None:
+    none = ON.model_copy(update={"context": ContextPolicy(enabled=True, recall=0.9, deadline_ms=0.001)})
+    prune = stage(hashed_words)
+    messages = [asks(QUESTION, FACT)]
+    before, _ = await run(prune, exchange(messages))
+    for turn, policy in enumerate([none, ON, none, none, ON, none], 5):
+        messages += [{"role": "assistant", "content": "x"}, asks("Which duchess owned falcons?", OTHER, seed=turn)]
+        after, line = await run(prune, exchange(messages, policy))
+        assert line.did == "pruned"
+        assert after[: len(before)] == before
+        before = after
+
+
+async def test_what_there_was_no_time_for_is_remembered_to_have_gone_whole(hashed_words: Any) -> None:
+    none = ON.model_copy(update={"context": ContextPolicy(enabled=True, recall=0.9, deadline_ms=0.001)})
+    prune = stage(hashed_words)
+    messages = [asks(QUESTION, FACT)]
+    _, line = await run(prune, exchange(messages, none))
+    assert line.did == "left alone"
+    messages += [{"role": "assistant", "content": "x"}, {"role": "user", "content": "And since when?"}]
+    sent, _ = await run(prune, exchange(messages))
+    assert sent == messages
 
 
 async def test_what_the_embedder_raises_is_the_reason(hashed_words: Any) -> None:
