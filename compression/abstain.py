@@ -36,7 +36,7 @@ def everything(query: str, of: Asked = "prose") -> str | None:
 
     `of`: "data" where it is asked about rows, short records or log lines, "passages" about records with a text in each.
     """
-    looked_at = query if len(query) <= 2 * _LOOKED_AT else f"{query[:_LOOKED_AT]}\n{query[-_LOOKED_AT:]}"
+    looked_at = _ends(query)
     if not looked_at.strip():
         return "there is no question"
     if any(pattern.search(looked_at) for pattern in EVERYTHING):
@@ -47,6 +47,17 @@ def everything(query: str, of: Asked = "prose") -> str | None:
     if not words(looked_at) and len(_WIDE.findall(looked_at)) < 2:
         return "the question says too little"
     return None
+
+
+def wants_all(instruction: str) -> str | None:
+    """Why nothing may be left out for an instruction that stands beside a question; None if something may."""
+    if any(pattern.search(_ends(instruction)) for pattern in EVERYTHING):
+        return "the instruction asks for everything"
+    return None
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= 2 * _LOOKED_AT else f"{text[:_LOOKED_AT]}\n{text[-_LOOKED_AT:]}"
 
 
 def words(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .abstain import everything, words
+from .abstain import everything, wants_all, words
 from .deadline import Deadline
 from .documents import blocks
 from .material import Material, beside, pruned_before, read, size
@@ -85,8 +85,9 @@ def prunable(
     for index in wanted:
         deadline.check()
         message = conversation.messages[index]
-        query = shortened(named) if named is not None and index >= last_user else asked(index)
-        found = _look(message, query, deadline)
+        by_name = named is not None and index >= last_user
+        query = shortened(named) if named is not None and by_name else asked(index)
+        found = _look(message, query, by_name, deadline)
         if found is not None:
             yield found
 
@@ -96,7 +97,7 @@ def _large(span: Span) -> bool:
     return span.protected is None and least is not None and size(span.text) >= least
 
 
-def _look(message: Message, query: str, deadline: Deadline) -> Prunable | None:
+def _look(message: Message, query: str, named: bool, deadline: Deadline) -> Prunable | None:
     spans = tuple(span for span in message.spans if span.protected is None and span.kind in ("text", "result"))
     if any(pruned_before(span.text) for span in spans):
         return Prunable(message.index, query, why="it was pruned before")
@@ -112,6 +113,9 @@ def _look(message: Message, query: str, deadline: Deadline) -> Prunable | None:
     if not material.units or covered < (LEAST_RESULT if results else LEAST_DOCUMENTS):
         return None
     why = everything(query, material.kind)
+    if why is None and not results and not named:
+        # "Summarise each of them first" may stand beside a question with a label of its own.
+        why = wants_all("\n".join(beside(passage.text, passage.blocks) for passage in material.passages))
     if why is None and len(material.units) > MOST_UNITS:
         why = "it has more pieces than can be scored in time"
     return Prunable(message.index, query, spans, material, why)

@@ -140,6 +140,10 @@ OFF = CompressionPolicy()
         ([{"role": "user", "content": "Just prose, no documents. " * 200}], ON, {}, "left alone", "no documents found"),
         ([asks("Summarise the documents", FACT)], ON, {}, "left alone", "the question asks for everything"),
         ([asks("why?", FACT)], ON, {}, "left alone", "the question says too little"),
+        (
+            [{"role": "user", "content": f"Translate each of them first.\n\n{asks(QUESTION, FACT)['content']}"}],
+            *(ON, {}, "left alone", "the instruction asks for everything"),
+        ),
         ([{"role": "system", "content": documents(FACT)}], ON, {}, "left alone", "no documents found"),
     ],
 )
