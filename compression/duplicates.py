@@ -120,7 +120,7 @@ class Seen:
         end = index if earlier is lines else len(earlier)
         for old in range(place.line, min(end, place.line + last - index)):
             line = earlier[old]
-            if line is None or line != lines[index + len(block)] or _whole(line):
+            if line is None or line != lines[index + len(block)] or _whole(line) or line.startswith("[same "):
                 break
             block.append(line)
         while block and not block[-1].strip():

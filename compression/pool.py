@@ -14,7 +14,8 @@ import asyncio
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,12 +33,41 @@ class Busy(GatewayError):
     code = "busy"
 
 
-@dataclass(eq=False, slots=True)
 class _Call:
-    whose: str
-    work: Callable[[Deadline], Any]
-    deadline: Deadline
-    future: Future[Any] = field(default_factory=Future)
+    """Work and who waits for it. `asyncio.wrap_future` would keep both, and the request with them, until a garbage
+    collection: its callbacks and its futures refer to each other."""
+
+    __slots__ = ("_loop", "deadline", "future", "whose", "work")
+
+    def __init__(self, whose: str, work: Callable[[Deadline], Any], deadline: Deadline) -> None:
+        self.whose = whose
+        self.work = work
+        self.deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def tell(self, made: Any, error: BaseException | None = None) -> None:
+        """From whatever thread, once: what came of it. Nobody may be waiting any more.
+
+        Lets go of everything: an error's traceback leads back here, and must not lead to the error again.
+        """
+        future = self.future
+        del self.future, self.work
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(_settle, future, made, error)
+
+    def cancel(self) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.future.cancel)
+
+
+def _settle(future: asyncio.Future[Any], made: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(made)
+    else:
+        future.set_exception(error)
 
 
 @dataclass(slots=True)
@@ -70,16 +100,18 @@ class Pool:
         if size < SMALL:
             return work(deadline)
         call = _Call(whose, work, deadline)
+        future = call.future
         self._queue(call)
         try:
             async with asyncio.timeout(deadline.left):
-                made: T = await asyncio.wrap_future(call.future)
+                made: T = await future
                 return made
         except TimeoutError:
             deadline.check()
             raise OutOfTime("it took longer than it may") from None
         finally:
             self._forget(call)
+            del call, future
 
     def close(self) -> None:
         """Take no new work and wait for what is running: at most as long as its deadlines allow."""
@@ -87,7 +119,7 @@ class Pool:
             self._closed = True
             left = [call for lane in self._lanes.values() for call in lane.waiting]
         for call in left:
-            call.future.cancel()
+            call.cancel()
         self._executor.shutdown(wait=True)
 
     def _queue(self, call: _Call) -> None:
@@ -120,7 +152,7 @@ class Pool:
             lane = self._lanes[name]
             self._lanes.move_to_end(name)
             call = lane.waiting.popleft()
-            if not call.future.set_running_or_notify_cancel():
+            if call.future.done():
                 self._held -= 1
                 self._drop_empty(name, lane)
                 continue
@@ -137,10 +169,10 @@ class Pool:
             made = call.work(call.deadline)
         except BaseException as e:  # whatever it is, it is the caller's
             self._done(call)
-            call.future.set_exception(e)
+            call.tell(None, e)
         else:
             self._done(call)
-            call.future.set_result(made)
+            call.tell(made)
 
     def _done(self, call: _Call) -> None:
         with self._lock:

@@ -107,6 +107,8 @@ def test_a_reference_is_not_referred_to() -> None:
     assert said(out) == out
     assert [[found.message for found in references(text)] for text in out] == [[], [0], [0]]
     assert in_full(out) == [REPORT, "\n".join([REPORT, PARAGRAPH]), "\n".join([REPORT, PARAGRAPH])]
+    both = said(["\n".join([REPORT, PARAGRAPH, REPORT]), "\n".join([PARAGRAPH, REPORT])])
+    assert said(both) == both  # nor is a block that ends with one
 
 
 blocks = st.sampled_from(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
 import time
+import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -168,4 +172,31 @@ async def test_a_caller_who_gave_up_leaves_its_place_at_once(pool: Pool) -> None
     release.set()
     await asyncio.gather(*at_work)
     assert await waiting == "my turn"
+    pool.close()
+
+
+async def test_nothing_of_a_call_is_left_when_it_has_failed(pool: Pool) -> None:
+    """Without a collection: a request of ten megabytes must not wait for one."""
+
+    class Body:
+        pass
+
+    def failing(body: Body) -> Callable[[Deadline], None]:
+        def work(deadline: Deadline) -> None:
+            assert body
+            raise OutOfTime("too long")
+
+        return work
+
+    gc.disable()
+    try:
+        body = Body()
+        left = weakref.ref(body)
+        with contextlib.suppress(OutOfTime):
+            await pool.run(failing(body), Deadline(10), whose="a")
+        del body
+        await asyncio.sleep(0.02)
+        assert left() is None
+    finally:
+        gc.enable()
     pool.close()
