@@ -40,7 +40,8 @@ def second_hop(
     near = np.asarray(query_vector, dtype=np.float64) + vectors[top].mean(axis=0)
     wider = scores(f"{query} {' '.join(found)}", units, near / (float(np.linalg.norm(near)) or 1.0), vectors)
     # Above the average is enough: the names are rare, and the half they lead to shares little with the question.
-    places = {i for where in found.values() for i in where if wider[i] > 0 and not kept[i]}
+    usual = float(wider.mean())
+    places = {i for where in found.values() for i in where if wider[i] > usual and not kept[i]}
     best = sorted(places, key=lambda i: (-wider[i], i))
     added[best[: max(3, math.ceil(_SHARE * len(units)))]] = True
     return added
