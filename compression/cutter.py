@@ -213,6 +213,8 @@ class Cutter:
         after = at + 1
         while after < len(self.lines) and layout.INDENTED.match(self._line(after)):
             after += 1
+        if all(layout.LONG_SENTENCE.match(self._line(i)) for i in range(at, after)):
+            return at  # a template's indentation
         self._add_lines(at, after, "code")
         return after
 

@@ -20,6 +20,7 @@ LOG = re.compile(
 )
 LOG_GOES_ON = re.compile(r"[ \t]+\S|Traceback|Caused by|\.\.\.|\w+(?:\.\w+){0,10}(?:Error|Exception)\b")
 INDENTED = re.compile(r"(?: {4}|\t)")
+LONG_SENTENCE = re.compile(r".{80,}[.!?。！？][\"'”’»)\]]{0,3}\s*$")
 KEY_VALUE = re.compile(r"[ \t]*(?:- )?[\"']?[\w.][\w .\-/]{0,40}[\"']?[ ]?[:=](?:[ \t]|$)")
 _RULE_CHARACTERS = frozenset("|:- \t")
 _CODE_ENDS = (";", "{", "}", ");", "},", "):", "(", "};", "],", "=>", "->", ")")

@@ -171,6 +171,12 @@ def test_what_has_no_meaning_in_parts_is_one_unit(text: str) -> None:
     assert len(units(text)) == 1
 
 
+def test_a_passage_that_its_template_indents_is_prose() -> None:
+    long = "The quarry of Port Elgar stands ninety-six metres above the bay, behind a wall of stone."
+    found = units(f"\n    {long} It burned in 1788, and was built again by a chemist.\n\n    x = 1\n    y = 2\n")
+    assert [unit.kind for unit in found] == ["sentence", "sentence", "code"]
+
+
 def test_wrapped_lines_are_one_sentence() -> None:
     text = (
         "The quick brown fox jumps over the lazy dog and then it goes on to the\n"
