@@ -5,8 +5,8 @@ lossless one, then the gate. Lossless comes last so that a reference to an earli
 and so that what it is said to save is saved of what is really sent. The gate weighs the whole change and has the last
 word.
 
-The stage bounds itself: it works on the few threads of `pool.py`, and when its time is over the request goes on as it
-was, but for the beginning that was worked out on an earlier turn.
+The stage bounds itself: it works on the few threads of `pool.py`, and when a tier's time is over the request goes on as
+it was, but for the beginning that was worked out on an earlier turn. Where no thread is free in time, all of it does.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from dataclasses import replace
 import msgspec
 
 from ..protocol.exchange import Part
-from ..protocol.tokens import estimate
 from .deadline import Deadline, OutOfTime
 from .draft import Draft
 from .lossless import lossless
@@ -132,9 +131,10 @@ def _by_message(view: Conversation, proposal: Proposal, first: int) -> list[Outc
         parts.setdefault(int(found[1]) if found else first, []).append(part)
     made = []
     for i in range(first, len(view.messages)):
-        own = texts.get(i, {})
-        saved = sum(estimate(span.text) - estimate(text) for span, text in own.items())
-        made.append(Outcome(view.message_bytes(i, own) if own else None, saved, tuple(parts.get(i, ()))))
+        own, said = texts.get(i, {}), parts.get(i, [])
+        # As the parts have it, so that a receipt adds up; to count both texts again would cost more than the tier.
+        saved = sum(part.tokens for part in said) if own else 0
+        made.append(Outcome(view.message_bytes(i, own) if own else None, saved, tuple(said)))
     return made
 
 
