@@ -129,7 +129,7 @@ class Lossy:
 
     async def _lost(self, draft: Draft, made: Draft, run: _Run) -> bool:
         """Whether a text went that the caller wants kept. Looking for many in much takes a thread its time."""
-        keep = run.exchange.facts.get("keep")
+        keep: Sequence[str] = run.exchange.facts.get("keep") or ()
         return bool(keep) and await self._pool.run(
             lambda d: draft.has_lost(keep, made, d), self._patience(), whose=run.exchange.tenant.name
         )
