@@ -52,6 +52,22 @@ def lossless(conversation: Conversation, deadline: Deadline) -> Proposal:
     return walk.proposal
 
 
+def alone(span: Span, deadline: Deadline) -> str:
+    """What the tier makes of a span by itself: all but the references, which hang on what was said before it. Raises
+    OutOfTime."""
+    if not (_readable(span) and _open(span)) or len(span.text) > _MOST or _marked(span.text):
+        return span.text
+    try:
+        return _Walk("", deadline).pieces(span, [])[0]
+    except Refused:
+        return span.text
+
+
+def refers(text: str) -> bool:
+    """Whether it holds a reference to what was said before it, or what reads like one."""
+    return bool(duplicates.references(text))
+
+
 def compact_tools(raw: bytes, deadline: Deadline) -> bytes | None:
     """The raw JSON of `tools` without space between its tokens, and with letters for their escapes; equal by value.
 
@@ -127,6 +143,16 @@ class _Walk:
 
     def _rewritten(self, span: Span, made: list[Edit]) -> str:
         """The span in fewer words; adds to `made` what was done. Raises Refused."""
+        text, where = self.pieces(span, made)
+        edits = self._seen.take(span.message, text, self._deadline, where)
+        now = self._after(span.message, apply(text, edits))
+        return self._checked(
+            text, edits, made, lambda message: now if message == span.message else self._said.get(message, "")
+        )
+
+    def pieces(self, span: Span, made: list[Edit]) -> tuple[str, list[duplicates.Lines]]:
+        """The span with each piece of data in fewer words by itself, and where its data stands then; adds to `made`.
+        Raises Refused."""
         out: list[str] = []
         where: list[duplicates.Lines] = []
         at = line = 0
@@ -138,12 +164,7 @@ class _Walk:
             where.append(duplicates.Lines(line, after + 1, plain))
             out += [between, piece]
             at, line = end, after
-        text = "".join([*out, span.text[at:]])
-        edits = self._seen.take(span.message, text, self._deadline, where)
-        now = self._after(span.message, apply(text, edits))
-        return self._checked(
-            text, edits, made, lambda message: now if message == span.message else self._said.get(message, "")
-        )
+        return "".join([*out, span.text[at:]]), where
 
     def _data(self, span: Span) -> Iterator[tuple[int, int]]:
         """What of the span may change: whole lines of data, outside fences."""
@@ -182,7 +203,7 @@ class _Walk:
 
 def _marked(text: str) -> bool:
     """Whether it holds a mark of ours, or what reads like one."""
-    return bool(("[repeated " in text and log_lines.MARK.search(text)) or duplicates.references(text))
+    return bool("[repeated " in text and log_lines.MARK.search(text)) or refers(text)
 
 
 def _plain(text: str) -> bool:

@@ -58,11 +58,15 @@ class Recent(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one message: its new bytes (None: nothing changed), what that took out, words for the receipt."""
+    """What became of one message: its new bytes (None: nothing changed), what that took out, words for the receipt.
+
+    `harmless` is how much of what was taken out no answer can miss.
+    """
 
     changed: bytes | None = None
     saved: int = 0
     parts: tuple[Part, ...] = ()
+    harmless: int = 0
 
     @property
     def size(self) -> int:

@@ -14,12 +14,14 @@ from functools import cache
 from .abstain import everything, wants_all, words
 from .deadline import Deadline
 from .documents import blocks
+from .lossless import refers
 from .material import Material, beside, pruned_before, read, size
 from .prefix import extend
 from .question import follows_up, question, shortened
 from .spans import Conversation, Message, Span
 from .unit import Unit
 
+SMALL = 2000  # bytes: a conversation's first so many stay as they are, so that it begins the same once it is longer
 LEAST_RESULT = 400  # tokens of a tool's result below which it is left alone
 LEAST_DOCUMENTS = 150  # tokens of a user message's documents, likewise
 MOST_TEXT = 600_000  # characters of a message: a longer one cannot be scored in any time that a request has
@@ -32,7 +34,7 @@ _PUNCTUATION = re.compile(r'[{}\[\]":,\\]+')
 class Prunable:
     """One message that has documents or a long result. `why` says why nothing may be left out of it; None: it may.
 
-    `material` is None where `why` was clear without it.
+    `material` is None where `why` was clear without it. Its texts are what the `spans` say as they were read.
     """
 
     message: int
@@ -58,6 +60,15 @@ class Key:
     new: bool
 
 
+# How a span is read. Where a later stage rewrites it, it is read as it will be then: what is decided must be the same
+# when the request comes a second time, rewritten.
+Says = Callable[[Span], str]
+
+
+def _as_it_is(span: Span) -> str:
+    return span.text
+
+
 def keys(conversation: Conversation, seed: bytes, named: str | None) -> list[Key]:
     """One key a message. `seed` holds whatever else decides: tenant, policy."""
     last_answer = max((m.index for m in conversation.messages if m.role == "assistant"), default=-1)
@@ -73,21 +84,22 @@ def keys(conversation: Conversation, seed: bytes, named: str | None) -> list[Key
 
 def candidates(conversation: Conversation) -> list[int]:
     """The messages that are worth a closer look, by their size: cheap."""
-    return [message.index for message in conversation.messages if any(_large(span) for span in message.spans)]
+    later = (message for message in conversation.messages if message.end > SMALL)
+    return [message.index for message in later if any(_large(span) for span in message.spans)]
 
 
 def prunable(
-    conversation: Conversation, wanted: Sequence[int], named: str | None, deadline: Deadline
+    conversation: Conversation, wanted: Sequence[int], named: str | None, deadline: Deadline, says: Says = _as_it_is
 ) -> Iterator[Prunable]:
     """A closer look at some messages; those without documents are left out. Raises OutOfTime."""
-    asked = _questions(conversation)
+    asked = _questions(conversation, says)
     last_user = max((m.index for m in conversation.messages if m.role == "user"), default=0)
     for index in wanted:
         deadline.check()
         message = conversation.messages[index]
         by_name = named is not None and index >= last_user
         query = shortened(named) if named is not None and by_name else asked(index)
-        found = _look(message, query, by_name, deadline)
+        found = _look(message, query, by_name, deadline, says)
         if found is not None:
             yield found
 
@@ -97,18 +109,21 @@ def _large(span: Span) -> bool:
     return span.protected is None and least is not None and size(span.text) >= least
 
 
-def _look(message: Message, query: str, named: bool, deadline: Deadline) -> Prunable | None:
+def _look(message: Message, query: str, named: bool, deadline: Deadline, says: Says) -> Prunable | None:
     spans = tuple(span for span in message.spans if span.protected is None and span.kind in ("text", "result"))
     if any(pruned_before(span.text) for span in spans):
         return Prunable(message.index, query, why="it was pruned before")
-    if sum(len(span.text) for span in spans) > MOST_TEXT:
+    if any(refers(span.text) for span in spans):
+        return Prunable(message.index, query, why="it refers to what was said before it")
+    texts = [says(span) for span in spans]
+    if sum(map(len, texts)) > MOST_TEXT:
         return Prunable(message.index, query, why="it is too long to be scored in time")
     results = message.role != "user"
     # A question that wants everything wants it of all kinds of material, and is asked before anything is cut.
     why = everything(query)
-    if why is not None and (results or any(blocks(span.text) for span in spans)):
+    if why is not None and (results or any(map(blocks, texts))):
         return Prunable(message.index, query, why=why)
-    material = read([span.text for span in spans], results=results, deadline=deadline)
+    material = read(texts, results=results, deadline=deadline)
     covered = sum(size(unit.text) for unit in material.units)
     if not material.units or covered < (LEAST_RESULT if results else LEAST_DOCUMENTS):
         return None
@@ -121,14 +136,14 @@ def _look(message: Message, query: str, named: bool, deadline: Deadline) -> Prun
     return Prunable(message.index, query, spans, material, why)
 
 
-def _questions(conversation: Conversation) -> Callable[[int], str]:
+def _questions(conversation: Conversation, says: Says) -> Callable[[int], str]:
     """The question that was being asked when a message came, by its index."""
     messages = conversation.messages
 
     @cache
     def own(index: int) -> str:
         """What a user's message asks, without its documents."""
-        texts = [span.text for span in messages[index].spans if span.kind == "text"]
+        texts = [says(span) for span in messages[index].spans if span.kind == "text"]
         long = sum(map(len, texts)) > MOST_TEXT
         return question("\n".join(text if long else beside(text, blocks(text)) for text in texts))
 

@@ -22,6 +22,7 @@ from .memo import Outcome, Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
 from .prefix import PrefixMemory
+from .prunable import SMALL
 from .pruning import Plan, Wish, left, plan, prune, versions
 from .sending import Sending, choose
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from .conformal import Calibration
     from .lossy import Embedder
 
-SMALL = 2000  # bytes of messages below which nothing can be worth the look
 LARGE = 8_000_000  # bytes above which there is no time to look
 _EXPECTED_SECONDS = 0.05  # that pruning adds to a request, for the tenants who put a price on time
 _LOOKING_UP = 0.1  # seconds at most for what was decided before; a few thousandths for most requests
@@ -184,8 +184,8 @@ def _wish(exchange: Exchange, policy: CompressionPolicy) -> Wish:
     most = exchange.working.max_output
     output = _EXPECTED_OUTPUT if most is None else min(most, _EXPECTED_OUTPUT)
     terms = Terms.of(price, backend, model, usd_per_s=policy.usd_per_s, floor=policy.floor, output=output)
-    facts = exchange.facts
-    return Wish(exchange.tenant.name, policy.context.recall, terms, facts.get("query"), tuple(facts.get("keep") or ()))
+    named, strings = exchange.facts.get("query"), tuple(exchange.facts.get("keep") or ())
+    return Wish(exchange.tenant.name, policy.context.recall, terms, named, strings, policy.lossless)
 
 
 def _target(exchange: Exchange) -> str:

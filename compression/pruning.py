@@ -6,7 +6,11 @@ worked out again. numpy is imported with the first message that is pruned.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.exchange import Part
@@ -14,33 +18,36 @@ from ..protocol.messages import Request
 from ..protocol.tokens import estimate, estimate_bytes
 from .deadline import Deadline, OutOfTime
 from .gate import Terms, expansion
+from .lossless import alone
 from .memo import Outcome, Recent, Sizes
 from .prefix import Option, extend
-from .prunable import Key, Prunable, candidates, keys, prunable
+from .prunable import Key, Prunable, Says, candidates, keys, prunable
 from .sending import Versions
-from .spans import Conversation
+from .spans import Conversation, Span
 
 if TYPE_CHECKING:
     from .conformal import Calibration
 
+_JSON_SPACE = re.compile(r"(?<!\s)\s++(?=[:,\]}])|(?<=[:,\[{])\s++")
 _HARMLESS = 0.5  # the share of a request down to which the gate expects no longer answers
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What decides beside the messages: whose request it is, the recall wanted, the question and the texts that the
-    caller named, the prices and the floor."""
+    caller named, the prices and the floor; `lossless` whether what stays is rewritten without loss afterwards."""
 
     tenant: str
     recall: float
     terms: Terms
     named: str | None = None
     strings: tuple[str, ...] = ()
+    lossless: bool = False
 
     @property
     def seed(self) -> bytes:
         """The tenant's name in it keeps apart what is remembered."""
-        said = repr((self.tenant, self.recall, self.terms.floor, self.strings))
+        said = repr((self.tenant, self.recall, self.terms.floor, self.strings, self.lossless))
         return extend(b"prune", said.encode("utf-8", "surrogatepass"))
 
 
@@ -87,7 +94,8 @@ def plan(request: Request, wish: Wish, outcomes: Recent[Outcome], deadline: Dead
         else:
             made.known[index] = known
     try:
-        found = {one.message: one for one in prunable(conversation, unknown, wish.named, deadline)}
+        looked = prunable(conversation, unknown, wish.named, deadline, _reader(wish, deadline))
+        found = {one.message: one for one in looked}
     except OutOfTime as e:
         made.late = e.message
         return made
@@ -118,18 +126,21 @@ def prune(
 
 
 def versions(made: Plan, tools: bytes, sizes: Sizes, deadline: Deadline) -> tuple[Versions, float]:
-    """The request as it came and as it could be, and the share of it that would be left. Raises OutOfTime."""
+    """The request as it came and as it could be, and the share of it that would be left, of what is not taken out
+    without loss. Raises OutOfTime."""
     conversation = made.conversation
     tokens = sizes.of(conversation, deadline)
     changed: list[bytes | None] = []
     after: list[int] = []
+    harmless = 0
     for message, whole in zip(conversation.messages, tokens, strict=True):
         outcome = Outcome() if message.frozen else made.known.get(message.index, Outcome())
         changed.append(outcome.changed or conversation.raw[message.start : message.end])
         after.append(max(1, whole - outcome.saved))
+        harmless += outcome.harmless
     size = estimate_bytes(tools) if tools else 0
     both = Versions(conversation, tuple(changed), tuple(tokens), tuple(after), Option(tools, tools, size, size))
-    return both, sum(after) / max(1, sum(tokens))
+    return both, sum(after) / max(1, sum(tokens) - harmless)
 
 
 def left(message: int, why: str) -> Part:
@@ -150,18 +161,39 @@ def _pruned(
 
     assert job.material is not None
     floor = _worthwhile_floor(conversation.messages[job.message].end // 4, wish.terms)
-    aim = Aim(wish.recall, floor, wish.strings)
+    aim = Aim(wish.recall, floor, (*wish.strings, *_respelt(wish)))
     chosen = select(job.material, job.query, vectors[0], vectors[1:], aim, calibration or shipped(), deadline)
     if chosen.why is not None:
         return Outcome(parts=(left(job.message, chosen.why),))
-    pairs = list(zip(job.spans, job.material.passages, strict=True))
-    said = {span: without(passage, job.units, chosen.kept) for span, passage in pairs}
-    saved = sum(estimate(span.text) - estimate(text) for span, text in said.items())
+    said: dict[Span, str] = {}
+    pruned = harmless = 0
+    for span, passage in zip(job.spans, job.material.passages, strict=True):
+        text = without(passage, job.units, chosen.kept)
+        if text != passage.text:
+            said[span] = text
+            read = estimate(passage.text)
+            pruned += read - estimate(text)
+            harmless += estimate(span.text) - read
+    where = f"messages[{job.message}]"
     parts: list[Part] = []
     for kind, count in sorted(chosen.counts.items()):
         # The tokens of all kinds together, on the first of them.
-        parts.append(Part(_named(kind, count), f"messages[{job.message}]", 0 if parts else saved, count))
-    return Outcome(conversation.message_bytes(job.message, said), saved, tuple(parts))
+        parts.append(Part(_named(kind, count), where, 0 if parts else pruned, count))
+    if harmless:
+        parts.append(Part("what stays rewritten without loss", where, harmless))
+    return Outcome(conversation.message_bytes(job.message, said), pruned + harmless, tuple(parts), harmless)
+
+
+def _reader(wish: Wish, deadline: Deadline) -> Says:
+    return cache(partial(alone, deadline=deadline)) if wish.lossless else attrgetter("text")
+
+
+def _respelt(wish: Wish) -> Iterator[str]:
+    """The texts to keep as JSON would have them without the space between its tokens."""
+    for text in wish.strings if wish.lossless else ():
+        short = _JSON_SPACE.sub("", text)
+        if short != text:
+            yield short
 
 
 def _worthwhile_floor(tokens: int, terms: Terms) -> float:

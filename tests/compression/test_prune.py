@@ -211,6 +211,18 @@ async def test_a_growing_conversation_keeps_its_beginning(hashed_words: Any, fre
     assert b"falcons" in before[5]
 
 
+async def test_a_beginning_that_was_too_small_stays_whole_once_there_is_more(hashed_words: Any) -> None:
+    first = [asks(QUESTION, FACT, n=5)]
+    made = exchange(first)
+    _, line = await run(stage(hashed_words), made)
+    assert line.reason == "too small"
+    more = [*first, {"role": "assistant", "content": "Brandt."}, asks("Which duchess owned falcons?", OTHER, seed=5)]
+    sent, line = await run(stage(hashed_words), exchange(more))
+    assert line.did == "pruned"
+    assert sent[0] == first[0]
+    assert MARK in sent[2]["content"]
+
+
 @pytest.mark.parametrize("number", range(4))
 async def test_random_conversations_keep_their_beginning(hashed_words: Any, number: int) -> None:
     """Turn by turn, with questions of all kinds, results, named questions and an embedder that is late at times."""
