@@ -5,7 +5,7 @@
 Three parts, each run where its data is given:
 
 `--bfcl DIR` (the folder with bfcl_eval: pip install --no-deps --target DIR bfcl-eval): the lossless tier on 1,053 real
-tool sets written as a tool's result, with an indent of two and as Python writes JSON by default; then 800 agents'
+tool sets written as a tool's result, with an indent of two and as Python writes JSON by default; then agents'
 sessions through the gateway's own stages, each billed by a simulator of providers that cache prefixes: the cost of a
 session as a share of what it costs when nobody touches it. `--data FILE` (context/*.jsonl.gz) with `--weights`: how
 much less probable a small reader finds the gold answer after each method took its share, in nats. Always: the time that
@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--bfcl", type=Path, metavar="DIR", help="the folder that holds bfcl_eval")
     parser.add_argument("--weights", default="smollm2-135m-instruct", help="the reader: a model of the engine's")
     parser.add_argument("--readings", type=int, default=40, help="questions that the reader is asked")
+    parser.add_argument("--sessions", type=int, default=50, help="of each of the four sets (there are 200 in each)")
     options = parser.parse_args()
     rows = asyncio.run(latency(60 if options.quick else 400))
     notes = []
@@ -51,7 +52,7 @@ def main() -> int:
         notes.append("no --bfcl: tool sets and sessions were left out")
     else:
         rows += tool_sets(options.bfcl, 100 if options.quick else None)
-        rows += asyncio.run(sessions(Sessions(options.bfcl), 5 if options.quick else None))
+        rows += asyncio.run(sessions(Sessions(options.bfcl), 5 if options.quick else options.sessions))
     if options.data is None:
         notes.append("no --data: the reader was left out")
     else:
@@ -102,7 +103,7 @@ def _as_result(text: str) -> str:
 # Sessions of an agent, and their bills.
 
 
-async def sessions(source: Sessions, most: int | None) -> list[Row]:
+async def sessions(source: Sessions, most: int) -> list[Row]:
     count = counter()
     rows: list[Row] = []
     traces = [trace for name in SETS for trace in list(source.traces(name))[:most]]
