@@ -33,7 +33,7 @@ def _messages(old: list[Any], new: list[Any], lossless: bool) -> Iterator[str]:
         yield "the roles are others"
         return
     everything = "\n".join(text for message in new for text in _texts(message))
-    frozen = max((i for i, message in enumerate(old) if "cache_control" in json.dumps(message)), default=-1)
+    frozen = max((i for i, message in enumerate(old) if '"cache_control":' in json.dumps(message)), default=-1)
     for i, (a, b) in enumerate(zip(old, new, strict=True)):
         if {**a, "content": 0} != {**b, "content": 0}:
             yield f"message {i}: something besides the content is changed"
