@@ -19,7 +19,7 @@ from trimtab.protocol.messages import Request
 
 ON = CompressionPolicy(context=ContextPolicy(enabled=True, recall=0.9, deadline_ms=20_000.0))
 SLOW = CompressionPolicy(context=ContextPolicy(enabled=True, recall=0.95, deadline_ms=60_000.0))
-CALIBRATION = Calibration((0.5, 0.9, 0.99), (0.5, 1.5, 4.0), -100.0)
+CALIBRATION = Calibration((0.5, 0.9, 0.99), (0.05, 0.1, 4.0), -100.0)
 PRICE = Price(2_000_000, 1_000_000, 8_000_000, known=True)
 
 THINGS = ("harbour", "market", "bakery", "railway", "museum", "brewery", "theatre", "library", "bridge", "mill")

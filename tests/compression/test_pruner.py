@@ -16,7 +16,7 @@ from trimtab.compression.material import MARK, Material, pruned_before, read, wi
 from trimtab.compression.pruner import Aim, Selection, select
 from trimtab.protocol.tokens import estimate
 
-CALIBRATION = Calibration((0.5, 0.9, 0.99), (0.5, 2.0, 4.0), -100.0)
+CALIBRATION = Calibration((0.5, 0.9, 0.99), (0.01, 2.0, 4.0), -100.0)
 
 FILLER = (
     "The harbour was rebuilt after the storm of that year.",
