@@ -178,13 +178,13 @@ class Lossy:
         return shorter.saying(made.parts) if why is None else draft.without(TOOLS, why)
 
     async def _turns(self, draft: Draft, run: _Run) -> Proposal:
-        from .turns import dropping, find
+        from .turns import find, marked
 
         policy = run.policy.turns
         cuts = await self._timed(run, lambda deadline: find(draft.conversation, policy, deadline))
         summariser = self._summariser(run.exchange) if policy.summarise and self._summariser and cuts.moves else None
         if summariser is None:
-            return dropping(cuts)
+            return marked(draft.conversation, cuts)
         if self._summaries is None:
             from .summaries import Summaries
 

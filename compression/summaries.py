@@ -16,8 +16,8 @@ from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Part
 from .deadline import Deadline
 from .proposal import Proposal
-from .spans import Conversation, Span
-from .turns import NOTE, Cuts, Turn, dropping
+from .spans import Conversation
+from .turns import NOTE, Cuts, Turn, dropping, note_place
 
 _MOST_KEPT = 2_000  # summaries in memory
 _MOST_OF_ONE = 8_000  # characters of one message that the small model is shown
@@ -50,7 +50,7 @@ class Summaries:
         plain = dropping(cuts)
         if not plain:
             return plain
-        place = _place(conversation, cuts)
+        place = note_place(conversation, cuts)
         if place is None:
             return _left("no text to put a summary into")
         try:
@@ -85,11 +85,6 @@ class Summaries:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
-
-
-def _place(conversation: Conversation, cuts: Cuts) -> Span | None:
-    spans = conversation.messages[cuts.first_kept].spans
-    return next((span for span in spans if span.kind == "text" and span.protected is None), None)
 
 
 def _transcript(conversation: Conversation, turns: tuple[Turn, ...]) -> str:

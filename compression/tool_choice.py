@@ -112,8 +112,6 @@ def _texts(turns: Sequence[Message], found: Sequence[Tool]) -> list[str]:
 
 
 def _reason_to_keep(conversation: Conversation, raw: bytes, found: Sequence[Tool], margin: float | None) -> str | None:
-    if margin is None:
-        return "no margin is known for so high a recall, without an embedder"
     if not _FEWEST <= len(found) <= _MOST:
         return "too few tools" if len(found) < _FEWEST else "too many tools"
     if b"cache_control" in raw or any(message.frozen for message in conversation.messages):
@@ -121,7 +119,9 @@ def _reason_to_keep(conversation: Conversation, raw: bytes, found: Sequence[Tool
     turns = _questions(conversation)
     if not turns:
         return "no question"
-    return "the question may ask for several things" if several(_text(turns[0])) else None
+    if several(_text(turns[0])):
+        return "the question may ask for several things"
+    return "no margin is known for so high a recall, without an embedder" if margin is None else None
 
 
 def _questions(conversation: Conversation) -> list[Message]:

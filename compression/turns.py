@@ -17,9 +17,10 @@ from ..protocol.exchange import Part
 from .deadline import Deadline
 from .policy import TurnsPolicy
 from .proposal import Proposal
-from .spans import Conversation, Message
+from .spans import Conversation, Message, Span
 
 NOTE = "[Summary of "
+MARK = "[Earlier turns left out: "
 _STAY = ("system", "developer")
 _FRAME = 4  # tokens of a message beside its text
 
@@ -51,7 +52,7 @@ class Cuts:
 
 def turns(conversation: Conversation, policy: TurnsPolicy, deadline: Deadline) -> Proposal:
     """Leave out the oldest turns; the last two stay, and so do system messages and the cached prefix."""
-    return dropping(find(conversation, policy, deadline))
+    return marked(conversation, find(conversation, policy, deadline))
 
 
 def find(conversation: Conversation, policy: TurnsPolicy, deadline: Deadline) -> Cuts:
@@ -60,6 +61,22 @@ def find(conversation: Conversation, policy: TurnsPolicy, deadline: Deadline) ->
         return Cuts((), ())
     found = tuple(_turns(conversation, deadline))
     return Cuts(found, tuple(_walk([turn.tokens for turn in found], policy)))
+
+
+def marked(conversation: Conversation, cuts: Cuts) -> Proposal:
+    """`dropping`, and the model is told how many there were: what it does not know of, it makes up."""
+    proposal, place = dropping(cuts), note_place(conversation, cuts)
+    if proposal and place is not None:
+        proposal.texts[place] = f"{MARK}{cuts.at}]\n\n{place.text}"
+    return proposal
+
+
+def note_place(conversation: Conversation, cuts: Cuts) -> Span | None:
+    """The text of the first kept user's message, which a note about the turns before it may be put into."""
+    if not cuts.turns:
+        return None
+    spans = conversation.messages[cuts.first_kept].spans
+    return next((span for span in spans if span.kind == "text" and span.protected is None), None)
 
 
 def dropping(cuts: Cuts) -> Proposal:
@@ -126,6 +143,6 @@ def _tokens(message: Message) -> int:
 
 
 def _without_note(text: str) -> str:
-    # A summary of ours must not bring the next cut nearer, or compressing twice would cut twice.
-    end = text.find("]\n\n") if text.startswith(NOTE) else -1
+    # A note of ours must not bring the next cut nearer, or compressing twice would cut twice.
+    end = text.find("]\n\n") if text.startswith((NOTE, MARK)) else -1
     return text if end < 0 else text[end + 3 :]

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,15 @@ def test_the_gateway_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "ok\n", done.stderr
+
+
+def test_the_wheel_has_every_file_that_the_code_reads() -> None:
+    """Files that are no Python have to be named in pyproject.toml, or only a checkout has them."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["trimtab"]
+    listed = {path for pattern in named for path in ROOT.glob(pattern)}
+    kept = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    files = {ROOT / name for name in kept.splitlines() if not name.endswith((".py", ".md"))}
+    assert files <= listed, "add it to package-data"
 
 
 def documents() -> list[Path]:

@@ -14,7 +14,7 @@ from trimtab.compression.deadline import Deadline, OutOfTime
 from trimtab.compression.policy import TurnsPolicy
 from trimtab.compression.spans import Conversation
 from trimtab.compression.summaries import Summaries
-from trimtab.compression.turns import dropping, find, turns
+from trimtab.compression.turns import MARK, dropping, find, turns
 from trimtab.protocol.errors import Overloaded
 from trimtab.protocol.messages import Request
 
@@ -33,6 +33,14 @@ def applied(messages: list[dict[str, Any]], policy: TurnsPolicy = POLICY) -> lis
     proposal = turns(conversation, policy, LONG)
     out: list[dict[str, Any]] = json.loads(conversation.rewrite(proposal.texts, proposal.dropped))
     return out
+
+
+def bare(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the note that tells the model of what went before."""
+    return [
+        {**m, "content": m["content"].partition("]\n\n")[2]} if str(m["content"]).startswith(MARK) else m
+        for m in messages
+    ]
 
 
 def turn(number: int, size: int, calls: int = 0) -> list[dict[str, Any]]:
@@ -65,17 +73,20 @@ def test_the_oldest_turns_go_whole_and_the_last_two_stay() -> None:
     messages = [{"role": "system", "content": "s"}, *some(6, 200, calls=1)]
     left = applied(messages)
     assert left[0] == messages[0]
-    assert left[1:] == messages[len(messages) - len(left) + 1 :]
+    assert bare(left[1:]) == messages[len(messages) - len(left) + 1 :]
+    gone = sum(m["role"] == "user" for m in messages) - sum(m["role"] == "user" for m in left)
+    assert left[1]["content"].startswith(f"{MARK}{gone}]\n\nu{gone} ")
     assert left[1]["role"] == "user"
     assert len(left) < len(messages)
-    assert [m for m in left if m["role"] == "user"][-2:] == [m for m in messages if m["role"] == "user"][-2:]
+    assert [m for m in bare(left) if m["role"] == "user"][-2:] == [m for m in messages if m["role"] == "user"][-2:]
 
 
 @given(history)
 @settings(max_examples=150, deadline=None)
 def test_calls_and_results_stay_together_and_nothing_else_changes(messages: list[dict[str, Any]]) -> None:
     left = applied(messages)
-    assert all(message in messages for message in left)
+    assert all(message in messages for message in bare(left))
+    assert sum(str(message["content"]).startswith(MARK) for message in left) == (len(left) < len(messages))
     called = [call["id"] for message in left for call in message.get("tool_calls") or ()]
     assert called == [message["tool_call_id"] for message in left if message["role"] == "tool"]
     assert left[-1] == messages[-1]
