@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from context_fit import Measured, calibration, measure, scores
 from context_rivals import Kept, bm25_scores, hybrid_scores, run_peers
-from context_sets import FOLDS, Context, contexts, name
+from context_sets import Context, contexts, name
 from context_vectors import Vectors
 from numpy.typing import NDArray
 from report import Report, Row, arguments, at_most
@@ -35,6 +35,7 @@ RECALLS = (0.95, 0.99)
 BARS = {"survive_5": 0.92, "survive_10": 0.985}  # NQ, twenty documents
 PEERS_MOST = 300
 COLD = 12
+PARTS = 5  # of the data, each scored by what was fitted on the others
 
 
 @dataclass
@@ -90,13 +91,13 @@ def prepare(paths: Sequence[Path], train: Sequence[Path], vectors: Vectors, most
         return [
             Data(name(path), known[path], score(known[path], shipped), [shipped] * len(known[path])) for path in paths
         ]
-    folds = [
-        calibration([[one for one in known[path] if one.context.fold != fold] for path in train])
-        for fold in track(range(FOLDS), "fitting")
+    parts = [
+        calibration([[one for one in known[path] if one.context.fold % PARTS != part] for path in train])
+        for part in track(range(PARTS), "fitting")
     ]
     made = []
     for path in paths:
-        own = [folds[one.context.fold] for one in known[path]]
+        own = [parts[one.context.fold % PARTS] for one in known[path]]
         scored = [scores(one.rows, one.names, used.weights) for one, used in zip(known[path], own, strict=True)]
         apart = [known[other] for other in train if name(other) != name(path)]
         away = calibration(apart) if apart else None

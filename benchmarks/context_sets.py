@@ -23,7 +23,7 @@ from trimtab.compression.units import Unit, units
 from trimtab.protocol import tokens
 
 DOCUMENTS = 20
-FOLDS = 5
+FOLDS = 20  # parts that a file is split into, by articles or passages
 MODEL = "gpt-4o"  # whose tokens are counted, where its vocabulary is on disk
 
 

@@ -47,7 +47,7 @@ class Calibration:
     levels: tuple[float, ...]
     doubts: tuple[float, ...]
     least: float
-    heat: float = 2.25
+    heat: float = 2.75
     weights: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

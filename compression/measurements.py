@@ -6,6 +6,7 @@ Some hundred scale-free numbers a unit, each by its name. Which of them count, a
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
@@ -22,6 +23,9 @@ Indices = NDArray[np.intp]
 _GRAM = 4  # characters: parts of compounds and of inflected words that two texts share
 _ACCENTED = re.compile("[À-ɏ]")
 _FULLY_ACCENTED = 0.02  # share of such letters in a language that uses them
+_LONG, _PART = 12, 6  # units: more than the one are taken as documents of the other
+_SEPARATE = frozenset({"record", "row", "line"})
+_FAR = 5.0  # deviations
 _CHECK_EVERY = 256  # units between two looks at the clock
 
 
@@ -39,7 +43,9 @@ class Measurer:
             self._folded.append(bm25.folded(unit.text))
         self._bags = [bm25.bag(terms) for terms in self._terms]
         self._lengths = np.array([len(terms) for terms in self._terms], dtype=np.float64)
-        self._documents: Indices = np.unique([unit.document for unit in units], return_inverse=True)[1]
+        self._documents = _parts(units)
+        own = [unit.document for unit in units]
+        self._begins = np.array([at == 0 or own[at] != own[at - 1] for at in range(len(own))], dtype=np.bool_)
         self._headings = {unit.heading: _Heading(unit.heading) for unit in units}
         self._accents = _accents("".join(unit.text for unit in units[:64]))
 
@@ -106,7 +112,7 @@ class Measurer:
         by_document = _best(document, documents)
         rank = np.empty(len(by_document))
         rank[np.argsort(-by_document, kind="stable")] = np.arange(len(by_document))
-        new = np.concatenate([[True], documents[1:] != documents[:-1]])
+        new = self._begins
         length = np.clip(np.log((self._lengths + 1) / 20), -2, 2)
         return {
             "document_rank": np.log1p(rank[documents]),
@@ -190,6 +196,23 @@ class Measurer:
         return out
 
 
+def _parts(units: Sequence[Unit]) -> Indices:
+    """What counts as one document for each unit, numbered in order.
+
+    Most of what tells evidence is said of documents, and was learnt on ones of a few sentences. So a long one is taken
+    in parts, and every record, row and line for itself.
+    """
+    lengths = Counter(unit.document for unit in units)
+    found: list[int] = []
+    last, filled = None, 0
+    for unit in units:
+        whole = lengths[unit.document] <= _LONG
+        fresh = unit.document != last or (not whole and (unit.kind in _SEPARATE or filled >= _PART))
+        found.append((found[-1] if found else -1) + int(fresh))
+        last, filled = unit.document, 1 if fresh else filled + 1
+    return np.array(found, dtype=np.intp)
+
+
 class _Heading:
     def __init__(self, text: str) -> None:
         self.bag = bm25.bag(bm25.terms(text))
@@ -197,9 +220,12 @@ class _Heading:
 
 
 def standard(values: Floats) -> Floats:
-    """Mean 0 and deviation 1; all zero where the values do not differ."""
+    """Mean 0 and deviation 1; all zero where the values do not differ.
+
+    Cut off: among a thousand values a single odd one is thirty deviations away, among those of a usual context five.
+    """
     spread = float(values.std())
-    return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
+    return np.clip((values - values.mean()) / spread, -_FAR, _FAR) if spread > 1e-9 else np.zeros_like(values)
 
 
 def _share(found: Floats | NDArray[np.bool_], worth: Floats) -> Floats:
