@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .columns import Floats
 from .conformal import shipped
-from .measurements import Floats, Measurer, Vectors
+from .measurements import Measurer, Vectors
 from .units import Unit
 
 

@@ -13,19 +13,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bm25, cues
+from . import bm25, columns, cues
+from .columns import Floats, Indices
 from .units import Unit
 
-Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32] | NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 _GRAM = 4  # characters: parts of compounds and of inflected words that two texts share
 _ACCENTED = re.compile("[À-ɏ]")
 _FULLY_ACCENTED = 0.02  # share of such letters in a language that uses them
 _LONG, _PART = 12, 6  # units: more than the one are taken as documents of the other
 _SEPARATE = frozenset({"record", "row", "line"})
-_FAR = 5.0  # deviations
 _CHECK_EVERY = 256  # units between two looks at the clock
 
 
@@ -67,14 +65,14 @@ class Measurer:
         whole = self._summed(own) + above[np.unique(documents, return_index=True)[1]]
         lengths = np.bincount(documents, self._lengths).astype(np.float64)
         worth, document_worth = bm25.rarity(both), bm25.rarity(whole)
-        around = both + _before(own, documents) + _after(own, documents)
+        around = both + columns.before(own, documents) + columns.after(own, documents)
         there = (whole > 0).any(axis=0)
         return {
-            "words": standard(bm25.weigh(both, self._lengths, worth)),
-            "document_words": standard(bm25.weigh(whole, lengths, document_worth)[documents]),
-            "near_share": _share(around, worth * there),
-            "document_share": _share(whole, document_worth * there)[documents],
-            "any_share": _share(whole, np.ones(len(asked)))[documents],
+            "words": columns.standard(bm25.weigh(both, self._lengths, worth)),
+            "document_words": columns.standard(bm25.weigh(whole, lengths, document_worth)[documents]),
+            "near_share": columns.share(around, worth * there),
+            "document_share": columns.share(whole, document_worth * there)[documents],
+            "any_share": columns.share(whole, np.ones(len(asked)))[documents],
             "pairs": self._pairs(query),
         }
 
@@ -85,33 +83,36 @@ class Measurer:
         held = [set(pairwise(terms)) for terms in self._terms]
         found = np.array([[pair in one for pair in wanted] for one in held], dtype=np.float64)
         found = found.reshape(len(held), len(wanted))
-        return _share(found, bm25.rarity(found) * found.any(axis=0))
+        return columns.share(found, bm25.rarity(found) * found.any(axis=0))
 
     def _meaning(self, vectors: Floats, query: Floats) -> dict[str, Floats]:
         documents = self._documents
         close = vectors @ query
         spread = float(close.std()) + 1e-9
-        best = _best(close, documents)
+        best = columns.best(close, documents)
         means = self._summed(vectors * self._lengths[:, None] + 1e-12)
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
         return {
-            "meaning": standard(close),
+            "meaning": columns.standard(close),
             "cosine": close,
-            "around": standard(_smoothed(close, documents)),
+            "around": columns.standard(columns.smoothed(close, documents)),
             "below_best": (close - best[documents]) / spread,
-            "document_best": standard(best[documents]),
+            "document_best": columns.standard(best[documents]),
             "document_gap": (best[documents] - best.max()) / spread,
-            "document_mean": standard((means @ query)[documents]),
+            "document_mean": columns.standard((means @ query)[documents]),
         }
 
     def _places(self, found: Mapping[str, Floats]) -> dict[str, Floats]:
         """Where a unit stands: in which document by rank, where in it, and how long it is."""
         documents = self._documents
         unit = 0.7 * found["words"] + found["meaning"] + 0.5 * found["around"]
-        document = standard(_best(unit, documents)[documents]) + found["document_words"] + found["document_best"]
-        by_document = _best(document, documents)
-        rank = np.empty(len(by_document))
-        rank[np.argsort(-by_document, kind="stable")] = np.arange(len(by_document))
+        document = (
+            columns.standard(columns.best(unit, documents)[documents])
+            + found["document_words"]
+            + found["document_best"]
+        )
+        by_document = columns.best(document, documents)
+        rank = np.unique(np.round(-by_document, 6), return_inverse=True)[1]
         new = self._begins
         length = np.clip(np.log((self._lengths + 1) / 20), -2, 2)
         return {
@@ -144,9 +145,9 @@ class Measurer:
         whole = self._summed(both) > 0
         worth, document_worth = bm25.rarity(both) * both.any(axis=0), bm25.rarity(whole) * whole.any(axis=0)
         return {
-            "grams": standard(_share(both, worth)),
-            "own_grams": _share(own, worth),
-            "document_grams": standard(_share(whole, document_worth)[self._documents]),
+            "grams": columns.standard(columns.share(both, worth)),
+            "own_grams": columns.share(own, worth),
+            "document_grams": columns.standard(columns.share(whole, document_worth)[self._documents]),
         }
 
     def _trust(self, query: str, found: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -200,16 +201,18 @@ def _parts(units: Sequence[Unit]) -> Indices:
     """What counts as one document for each unit, numbered in order.
 
     Most of what tells evidence is said of documents, and was learnt on ones of a few sentences. So a long one is taken
-    in parts, and every record, row and line for itself.
+    in parts, its sections where it has any, and every record, row and line for itself.
     """
     lengths = Counter(unit.document for unit in units)
     found: list[int] = []
-    last, filled = None, 0
+    last: Unit | None = None
+    filled = 0
     for unit in units:
-        whole = lengths[unit.document] <= _LONG
-        fresh = unit.document != last or (not whole and (unit.kind in _SEPARATE or filled >= _PART))
+        fresh = last is None or unit.document != last.document
+        if last is not None and lengths[unit.document] > _LONG:
+            fresh |= unit.kind in _SEPARATE or filled >= _PART or unit.heading != last.heading
         found.append((found[-1] if found else -1) + int(fresh))
-        last, filled = unit.document, 1 if fresh else filled + 1
+        last, filled = unit, 1 if fresh else filled + 1
     return np.array(found, dtype=np.intp)
 
 
@@ -217,45 +220,6 @@ class _Heading:
     def __init__(self, text: str) -> None:
         self.bag = bm25.bag(bm25.terms(text))
         self.folded = bm25.folded(text)
-
-
-def standard(values: Floats) -> Floats:
-    """Mean 0 and deviation 1; all zero where the values do not differ.
-
-    Cut off: among a thousand values a single odd one is thirty deviations away, among those of a usual context five.
-    """
-    spread = float(values.std())
-    return np.clip((values - values.mean()) / spread, -_FAR, _FAR) if spread > 1e-9 else np.zeros_like(values)
-
-
-def _share(found: Floats | NDArray[np.bool_], worth: Floats) -> Floats:
-    """The worth of what is found, as a share of all there is: shape (rows,)."""
-    return np.asarray((found > 0) @ worth / (worth.sum() + 1e-9), dtype=np.float64)
-
-
-def _best(values: Floats, documents: Indices) -> Floats:
-    out = np.full(int(documents.max()) + 1, -np.inf)
-    np.maximum.at(out, documents, values)
-    return out
-
-
-def _before(rows: Floats, documents: Indices) -> Floats:
-    """Each row's predecessor in its document, zero where there is none."""
-    out = np.zeros_like(rows)
-    out[1:][documents[1:] == documents[:-1]] = rows[:-1][documents[1:] == documents[:-1]]
-    return out
-
-
-def _after(rows: Floats, documents: Indices) -> Floats:
-    return _before(rows[::-1], documents[::-1])[::-1]
-
-
-def _smoothed(values: Floats, documents: Indices) -> Floats:
-    """Half a unit's own value, half the mean of its neighbours' in the same document."""
-    ones = np.ones_like(values)
-    count = _before(ones, documents) + _after(ones, documents)
-    total = _before(values, documents) + _after(values, documents)
-    return np.where(count > 0, (values + total / np.maximum(count, 1)) / 2, values)
 
 
 def _accents(text: str) -> float:
