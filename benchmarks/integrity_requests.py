@@ -7,6 +7,7 @@ it must be found again whatever was done to the rest.
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +82,12 @@ def _dumps(value: Any, style: dict[str, Any]) -> str:
     return text
 
 
-words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=14).map(" ".join)
+_rng = random.Random(11)  # a phrase is one draw: to draw each word would take most of the time
+_PHRASES = [" ".join(_rng.choices(WORDS, k=_rng.randint(1, 14))) for _ in range(600)]
+_PARAGRAPHS = [
+    "".join(f"{phrase.capitalize()}. " for phrase in _rng.sample(_PHRASES, _rng.randint(1, 12))) for _ in range(300)
+]
+words = st.sampled_from(_PHRASES)
 odd = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 texts = st.one_of(words, words, odd)
 leaves = st.one_of(st.sampled_from(NUMBERS).map(_Number), texts, st.booleans(), st.none())
@@ -115,7 +121,7 @@ logs = st.builds(
 tables = st.lists(st.lists(words, min_size=3, max_size=3), min_size=2, max_size=8).map(
     lambda rows: "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * 3, *rows[1:]])
 )
-prose = st.lists(words.map(lambda w: w.capitalize() + ". "), min_size=1, max_size=12).map("".join)
+prose = st.sampled_from(_PARAGRAPHS)
 padded = st.lists(st.one_of(words, st.just("   "), st.just("")), max_size=10).map(lambda lines: "  \t\n".join(lines))
 blocks = st.one_of(json_texts, json_texts, fences, logs, tables, prose, padded, st.sampled_from(BROKEN), odd)
 results = st.one_of(
