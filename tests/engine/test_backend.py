@@ -251,7 +251,7 @@ async def test_a_full_queue_says_so(tiny, ask, monkeypatch):
     long = {"max_tokens": 200, "stream": True, **NEVER_ENDS}
     streams = [await backend.stream(ask(**long))]
     await anext(aiter(streams[0]))
-    while not backend._loop._running:
+    while backend._loop._waiting or not backend._loop._running:
         await asyncio.sleep(0.001)
     streams.append(await backend.stream(ask(**long)))
     with pytest.raises(Overloaded) as e:
