@@ -26,10 +26,10 @@ from .deadline import Deadline, OutOfTime
 from .draft import Draft
 from .gate import Terms, worth_trying
 from .lossy import Embedder, Lossy
-from .memo import Sizes
+from .memo import Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
-from .prefix import PrefixMemory
+from .prefix import PrefixMemory, extend, seed
 from .rewriting import LEAST, Rewriting, shown
 from .sending import Sending, choose
 from .tools_field import CompactTools, tools_field
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .surprise import Scorer
 
 _GRACE = 0.015  # seconds for reading and for the arithmetic, beside the tiers' own deadline
+_PATIENCE = 0.4  # more for a free thread, where the beginning was changed before: to send it whole would cost its cache
+_BEGINNING = 2048  # bytes of the messages that tell one conversation from another
 _OUTPUT = 512  # expected tokens of an answer
 _NO_TARGET = Target("", "", "")
 _FIELDS = ("messages", "prompt", "tools")
@@ -54,6 +56,8 @@ class _Job:
     terms: Terms
     policy: CompressionPolicy
     now: float
+    begun: bytes  # a fingerprint of how the conversation begins
+    patience: float = 0.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Compress:
         self._lossy = Lossy(self._pool, self._sizes, clock, summariser, scorer)
         self._rewriting = Rewriting(self._sizes, memo_bytes)
         self._tools = CompactTools(memo_bytes // 8)
+        self._changed: Recent[bool] = Recent(memo_bytes // 8)  # beginnings of conversations that were changed
         self._pace = 0.0  # seconds a byte, a running mean
 
     @property
@@ -118,6 +123,8 @@ class Compress:
             return
         started = self._clock()
         job = _job(exchange, policy, started)
+        if self._changed.get(job.begun):
+            job = replace(job, patience=_PATIENCE)
         if not worth_trying(size // 4, self._pace * size, job.terms):
             self._pace *= 0.99  # one slow request must not be the last
             self._leave(exchange, "not worth the wait", "waiting would cost more than it could save")
@@ -142,7 +149,7 @@ class Compress:
         first = await self._pool.run(lambda d: Draft.begin(job.request, d), self._time(job), size, whose=job.tenant)
         if first is None:
             return None
-        draft = await self._lossy(first, exchange, job.policy)
+        draft = await self._lossy(first, exchange, job.policy, job.patience)
         job = replace(job, now=self._clock())
         done = await self._pool.run(lambda d: self._weighed(draft, job, d), self._time(job), size, whose=job.tenant)
         if done is not None and draft.lossy and not done.sending.decision.chosen:
@@ -152,7 +159,7 @@ class Compress:
         return done
 
     def _time(self, job: _Job) -> Deadline:
-        return Deadline(job.policy.deadline_ms / 1000 + _GRACE, self._clock)
+        return Deadline(job.policy.deadline_ms / 1000 + _GRACE + job.patience, self._clock)
 
     def _weighed(self, draft: Draft | None, job: _Job, patience: Deadline) -> _Done | None:
         """On a thread: rewrite, weigh, and put the fields together. Raises OutOfTime."""
@@ -177,6 +184,7 @@ class Compress:
         sending = done.sending
         self._memory.store(job.tenant, job.target.name, sending.digests, job.now)
         if done.fields:
+            self._changed.put(job.begun, True, 128)
             exchange.working = exchange.working.with_fields(**done.fields)
         did = "compacted" if done.fields else "left alone"
         reason = sending.decision.reason if sending.raw is None else None
@@ -232,7 +240,15 @@ def _job(exchange: Exchange, policy: CompressionPolicy, now: float) -> _Job:
         usd_per_s=policy.usd_per_s,
         floor=policy.floor,
     )
-    return _Job(exchange.working, exchange.tenant.name, target, terms, policy, now)
+    tenant = exchange.tenant.name
+    return _Job(exchange.working, tenant, target, terms, policy, now, _begun(exchange.working, tenant))
+
+
+def _begun(request: Request, tenant: str) -> bytes:
+    """Whose conversation it is, by its tools and its first bytes."""
+    digest = extend(seed(tenant), bytes(request.fields.get("tools", b"")))
+    said = request.fields.get("messages", request.fields.get("prompt", b""))
+    return extend(digest, bytes(said)[:_BEGINNING])
 
 
 def _expected_output(request: Request) -> int:

@@ -93,10 +93,13 @@ class Lossy:
         # One for each tenant: what is warm must not tell one what another has sent.
         self._readers: OrderedDict[tuple[str, str | None], tuple[Scorer, Prose]] = OrderedDict()
 
-    async def __call__(self, draft: Draft, exchange: Exchange, policy: CompressionPolicy) -> Draft:
-        """The draft after every tier that did something. Raises OutOfTime or Busy before the first."""
+    async def __call__(
+        self, draft: Draft, exchange: Exchange, policy: CompressionPolicy, patience: float = 0.0
+    ) -> Draft:
+        """The draft after every tier that did something; `patience`: seconds beside the policy's deadline to wait for a
+        thread. Raises OutOfTime or Busy before the first."""
         whole = await self._client_tokens(draft, exchange)
-        run = _Run(exchange, policy, whole, draft.tools_tokens, policy.deadline_ms / 1000)
+        run = _Run(exchange, policy, whole, draft.tools_tokens, policy.deadline_ms / 1000 + patience)
         if "tools" in draft.request.fields and (policy.tools.enabled or policy.tools.share):
             draft = await self._shorter_tools(draft, run)
         if policy.turns.enabled:
