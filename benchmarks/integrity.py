@@ -28,6 +28,7 @@ from report import Report, Row, arguments, at_most
 from rich.progress import Progress
 
 from trimtab.compression import conformal
+from trimtab.protocol.exchange import Exchange
 
 PIECE = 200
 LATE = 0.5  # seconds beyond a policy's deadlines: two noisy cores, a collector's pause
@@ -46,6 +47,7 @@ class Watch:
         self.changed: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter()
         self.first: dict[str, bytes] = {}
+        self.late: Counter[str] = Counter()
         self.slowest: dict[str, float] = {}
 
     def report(self, policy: str, complaint: str, body: bytes) -> None:
@@ -65,6 +67,9 @@ def main() -> int:
         rows.append(Row(f"violations_{policy}", watch.wrong[policy], n=watch.requests))
         rows.append(
             Row(f"changed_{policy}", watch.changed[policy] / max(1, watch.requests), unit="share", n=watch.requests)
+        )
+        rows.append(
+            Row(f"cut_short_{policy}", watch.late[policy] / max(1, watch.requests), unit="share", n=watch.requests)
         )
         rows.append(Row(f"slowest_{policy}_ms", watch.slowest[policy] * 1000, unit="ms", n=watch.requests))
     rows.append(Row("pruned_lossy", watch.pruned / max(1, watch.requests), unit="share", n=watch.requests))
@@ -119,12 +124,13 @@ def some(check: Any, count: int, start: int) -> None:
 async def one(watch: Watch, houses: dict[str, House], body: bytes, earlier: bytes | None, facts: Facts) -> None:
     watch.requests += 1
     for policy, house in houses.items():
-        before = [] if earlier is None else json.loads(await house.forward(earlier))["messages"]
+        before = None if earlier is None else await house.walk(earlier)
         started = time.perf_counter()
         exchange = await house.walk(body)
-        after = exchange.working.encode()
         took = time.perf_counter() - started
         watch.slowest[policy] = max(watch.slowest.get(policy, 0.0), took)
+        after = exchange.working.encode()
+        again = await house.walk(after)
         deadlines = 0.03 + (POLICIES[policy].get("context", {}).get("deadline_ms", 0) / 1000)
         if took > deadlines + LATE:
             watch.report(policy, f"took {took:.2f} s", body)
@@ -135,10 +141,21 @@ async def one(watch: Watch, houses: dict[str, House], body: bytes, earlier: byte
         watch.changed[policy] += after != body
         for complaint in violations(body, after, facts.instructions, facts.fences, lossless=policy == "default"):
             watch.report(policy, complaint, body)
-        if await house.forward(after) != after:
+        if any(cut_short(one) for one in (before, exchange, again) if one is not None):
+            watch.late[policy] += 1  # two walks of which one ran out of time may differ
+            continue
+        if again.working.encode() != after:
             watch.report(policy, "a second time changes it again", body)
-        if json.loads(after)["messages"][: len(before)] != before:
+        sent = [] if before is None else json.loads(before.working.encode())["messages"]
+        if json.loads(after)["messages"][: len(sent)] != sent:
             watch.report(policy, "the beginning of a conversation came out differently on its next turn", body)
+
+
+def cut_short(exchange: Exchange) -> bool:
+    """Whether a stage ran out of time, and left the request or a part of it as it was."""
+    said = [line.reason or "" for line in exchange.receipt.lines]
+    said += [part.why or "" for line in exchange.receipt.lines for part in line.parts]
+    return any("longer than" in reason or "too slow" in reason or "busy" in reason for reason in said)
 
 
 if __name__ == "__main__":
