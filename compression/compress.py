@@ -11,6 +11,7 @@ it was, but for the beginning that was worked out on an earlier turn. Where no t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,9 +30,10 @@ from .lossy import Embedder, Lossy
 from .memo import Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
-from .prefix import PrefixMemory, extend, seed
+from .prefix import PrefixMemory, chain, extend, seed
 from .rewriting import LEAST, Rewriting, shown
 from .sending import Sending, choose
+from .spans import Conversation
 from .tools_field import CompactTools, tools_field
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 _GRACE = 0.015  # seconds for reading and for the arithmetic, beside the tiers' own deadline
 _PATIENCE = 0.4  # more for a free thread, where the beginning was changed before: to send it whole would cost its cache
+_QUICKLY = 128 << 10  # bytes that can be read on the event loop: a millisecond or two
 _BEGINNING = 2048  # bytes of the messages that tell one conversation from another
 _OUTPUT = 512  # expected tokens of an answer
 _NO_TARGET = Target("", "", "")
@@ -132,6 +135,7 @@ class Compress:
         try:
             done = await self._done(exchange, job, size)
         except (OutOfTime, Busy) as e:
+            self._sent_whole(job, size)
             self._leave(exchange, e.code, e.message, started)
             return
         self._pace += 0.1 * ((self._clock() - started) / size - self._pace)
@@ -175,6 +179,16 @@ class Compress:
         if sending.raw is not None:
             fields[draft.first.field] = msgspec.Raw(sending.raw)
         return _Done(fields, sending, (*parts, *shown((*draft.parts, *more), sending)), late)
+
+    def _sent_whole(self, job: _Job, size: int) -> None:
+        """Remember a request as it came, or the next turn would change what a provider holds of it by then."""
+        conversation = Conversation.read(job.request) if size <= _QUICKLY else None
+        if conversation is not None:
+            with contextlib.suppress(OutOfTime):
+                head = self._tools.head(job.request, None, Deadline(_GRACE, self._clock)).original
+                said = (conversation.raw[m.start : m.end] for m in conversation.messages)
+                digests = chain((head, *said), seed(job.target.name))
+                self._memory.store(job.tenant, job.target.name, digests, job.now)
 
     def _leave(self, exchange: Exchange, label: str, reason: str, started: float | None = None) -> None:
         self.counts[label] += 1

@@ -670,3 +670,41 @@ async def test_tools_before_a_mark_for_the_cache_stay() -> None:
     made = exchange(body, CompressionPolicy(tools=ToolsPolicy(share=True)))
     await Compress()(made)
     assert json.loads(made.working.encode()) == body
+
+
+async def test_what_went_whole_for_want_of_a_thread_stays_whole_on_the_next_turn() -> None:
+    """A provider holds it as it was sent: to change it now would cost more than it saves."""
+    stage = Compress()
+    body = chat(agent(json.dumps(records(120), indent=2)))
+
+    async def none_free(*given: Any, **named: Any) -> Any:
+        raise OutOfTime("it would have taken longer than it may")
+
+    run, stage._pool.run = stage._pool.run, none_free  # type: ignore[method-assign]
+    first = await through(stage, exchange(body))
+    assert not first.working.edited
+    stage._pool.run = run  # type: ignore[method-assign]
+    grown = chat(
+        [*body["messages"], {"role": "assistant", "content": "Done."}, {"role": "user", "content": "And now?"}]
+    )
+    second = await through(stage, exchange(grown))
+    assert json.loads(sent(second)) == grown["messages"]
+    fresh = await through(Compress(), exchange(grown))
+    assert json.loads(sent(fresh)) != grown["messages"]
+
+
+async def test_a_conversation_that_was_changed_waits_longer_for_a_thread() -> None:
+    stage = Compress()
+    body = chat(agent(json.dumps(records(120), indent=2)))
+    allowed: list[float] = []
+    run = stage._pool.run
+
+    async def noting(work: Any, deadline: Deadline, *given: Any, **named: Any) -> Any:
+        allowed.append(deadline.left)
+        return await run(work, deadline, *given, **named)
+
+    stage._pool.run = noting  # type: ignore[method-assign]
+    usual = CompressionPolicy()
+    await through(stage, exchange(body, usual))
+    await through(stage, exchange(chat([*body["messages"], {"role": "user", "content": "And now?"}]), usual))
+    assert allowed[0] < 0.1 < 0.3 < allowed[1]
