@@ -30,7 +30,7 @@ class Provider:
 PROVIDERS = (
     Provider("gpt-4.1", 2.00, 0.50, 8.00),
     Provider("gpt-5", 1.25, 0.125, 10.00),
-    Provider("claude-like", 3.00, 0.30, 15.00, step=1, write=1.25),
+    Provider("paid-writes", 3.00, 0.30, 15.00, step=1, write=1.25),
     Provider("uncached", 2.00, 2.00, 8.00),
 )
 

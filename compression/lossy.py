@@ -22,9 +22,10 @@ from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Part
 from .deadline import Deadline, OutOfTime
 from .draft import Draft
-from .memo import Sizes
+from .memo import Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
+from .prefix import extend
 from .proposal import Proposal
 from .spans import Conversation
 from .tool_sharing import share
@@ -38,6 +39,7 @@ T = TypeVar("T")
 Vectors = Mapping[str, Any]  # a text's unit vector: a row of numpy's, which is not imported here
 
 TOOLS = "tools that do not bear on the question"
+_TOOL_SETS = 8 << 20  # bytes of tool sets that are kept
 TURNS = "oldest turns"
 DEMONSTRATIONS = "demonstrations"
 PROSE = "unsurprising words"
@@ -90,6 +92,7 @@ class Lossy:
         self._summariser = summariser
         self._scorer = scorer
         self._summaries: Summaries | None = None
+        self._introductions: Recent[tuple[tuple[bytes, Part] | None]] = Recent(_TOOL_SETS)
         # One for each tenant: what is warm must not tell one what another has sent.
         self._readers: OrderedDict[tuple[str, str | None], tuple[Scorer, Prose]] = OrderedDict()
 
@@ -147,10 +150,16 @@ class Lossy:
 
     async def _shared(self, draft: Draft, run: _Run) -> Draft:
         raw = bytes(draft.request.fields["tools"]) if draft.tools is None else draft.tools
-        try:
-            made = await self._timed(run, lambda deadline: share(raw, deadline))
-        except (OutOfTime, Busy) as e:
-            return draft.without(TOOLS, e.message)
+        # Known from the first turn on: to miss a deadline here would change what stands before everything else.
+        key = extend(b"shared", raw)
+        known = self._introductions.get(key)
+        if known is None:
+            try:
+                known = (await self._timed(run, lambda deadline: share(raw, deadline)),)
+            except (OutOfTime, Busy) as e:
+                return draft.without(TOOLS, e.message)
+            self._introductions.put(key, known, 256 + sum(len(made[0]) for made in known if made))
+        (made,) = known
         return draft if made is None else replace(draft, tools=made[0]).saying([made[1]])
 
     async def _tools(self, draft: Draft, run: _Run) -> Draft:
