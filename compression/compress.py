@@ -11,7 +11,6 @@ it was, but for the beginning that was worked out on an earlier turn. Where no t
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -171,7 +170,7 @@ class Compress:
             return None
         patience.check()
         deadline = Deadline(job.policy.deadline_ms / 1000, self._clock)
-        head = self._tools.head(job.request, draft.tools, deadline)
+        head = self._tools.head(job.request, draft.tools, patience)
         versions, more, late = self._rewriting(draft, head, job.tenant, job.policy.lossless, deadline, patience)
         patience.check()
         sending = choose(versions, self._memory, job.tenant, job.target.name, job.terms, job.now, draft.keep)
@@ -184,11 +183,10 @@ class Compress:
         """Remember a request as it came, or the next turn would change what a provider holds of it by then."""
         conversation = Conversation.read(job.request) if size <= _QUICKLY else None
         if conversation is not None:
-            with contextlib.suppress(OutOfTime):
-                head = self._tools.head(job.request, None, Deadline(_GRACE, self._clock)).original
-                said = (conversation.raw[m.start : m.end] for m in conversation.messages)
-                digests = chain((head, *said), seed(job.target.name))
-                self._memory.store(job.tenant, job.target.name, digests, job.now)
+            # With all the time it takes: a fingerprint of other bytes than the next turn's would say nothing to it.
+            head = self._tools.head(job.request, None, Deadline(_PATIENCE, self._clock)).original
+            said = (conversation.raw[m.start : m.end] for m in conversation.messages)
+            self._memory.store(job.tenant, job.target.name, chain((head, *said), seed(job.target.name)), job.now)
 
     def _leave(self, exchange: Exchange, label: str, reason: str, started: float | None = None) -> None:
         self.counts[label] += 1
