@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 from harness import Running, Serve
+from hypothesis import settings
 
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.config import Config
 from trimtab.gateway.server import Server, bind, build, uvicorn_config
+
+# How long an example takes is the machine's affair: a pause of its own must fail no test.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture
