@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from trimtab.compression.gate import (
     ANTHROPIC,
-    PAGES,
     OPENAI,
+    PAGES,
     CacheRules,
     Candidate,
     Terms,
