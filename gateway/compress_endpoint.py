@@ -7,62 +7,37 @@ what a model that a stage called costs, which is nothing unless the tenant's pol
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..compression.policy import CompressionPolicy
-from ..protocol.errors import Internal, InvalidRequest, TrimtabError
+from ..protocol.errors import InvalidRequest
 from ..protocol.exchange import Caller, Exchange
 from ..protocol.messages import Request, Usage
+from .entrance import Entrance
 from .prompt_size import prompt_tokens
 from .tighten import tightened
-from .wire import JSON, ClientGone, Headers, Receive, Scope, Send, read_body, send_bytes, send_error
+from .wire import JSON, Headers, Receive, Scope, Send, send_bytes
 
 if TYPE_CHECKING:
-    from .live import Gateway, Live
-
-log = logging.getLogger("trimtab.endpoint")
+    from .live import Live
 
 KIND = "compress"
 _FIELDS = ("messages", "tools", "functions")
 _encode = msgspec.json.Encoder().encode
 
 
-class CompressEndpoint:
-    """A plain ASGI callable, as gateway/endpoint.py's are."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway = self._gateway
-        started = time.monotonic()
-        request_id = gateway.new_id()
-        gateway.enter()
-        try:
-            live = gateway.live
-            caller = live.authenticate(scope["headers"])
-            gateway.check_open()
-            body = await read_body(scope, receive, live.max_body)
-            exchange = self._exchange(caller, body, request_id, scope, started)
-            standing = await self._compress(live, exchange)
-            told = await asyncio.to_thread(_told, exchange)
-            await send_bytes(send, 200, [JSON, (b"x-request-id", request_id.encode()), *standing], told)
-        except ClientGone:
-            return
-        except TrimtabError as e:
-            gateway.metrics.rejected(e.code)
-            await send_error(send, e, request_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            error = Internal("an internal error; the log has it under this request id")
-            await send_error(send, error, request_id)
-        finally:
-            gateway.leave()
+class CompressEndpoint(Entrance):
+    async def serve(
+        self, live: Live, scope: Scope, receive: Receive, send: Send, request_id: str, started: float
+    ) -> None:
+        caller, body = await self.read(live, scope, receive)
+        exchange = self._exchange(caller, body, request_id, scope, started)
+        standing = await self._compress(live, exchange)
+        told = await asyncio.to_thread(_told, exchange)
+        await send_bytes(send, 200, [JSON, (b"x-request-id", request_id.encode()), *standing], told)
 
     def _exchange(self, caller: Caller, body: bytes, request_id: str, scope: Scope, started: float) -> Exchange:
         """Raises what is wrong with the request."""

@@ -13,28 +13,27 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.errors import GatewayError, Internal, TrimtabError, UpstreamAnswered, UpstreamTimeout
+from ..protocol.errors import GatewayError, TrimtabError, UpstreamAnswered, UpstreamTimeout, to_wire
 from ..protocol.exchange import Exchange
 from ..protocol.messages import Answer, Kind, Request, Usage
 from ..protocol.tokens import count
 from .admit import prompt_size
 from .answer import OpenStream
+from .entrance import Entrance, unforeseen
 from .mapping import Mapping, Translator
 from .relay import StreamRelay, generated
 from .settle import charged
 from .wire import (
     EVENTS,
     JSON,
-    ClientGone,
     Headers,
-    Message,
     Receive,
     Scope,
     Send,
     error_event,
     error_headers,
     on_disconnect,
-    read_body,
+    send_bytes,
 )
 
 if TYPE_CHECKING:
@@ -45,53 +44,27 @@ log = logging.getLogger("trimtab.endpoint")
 _LINGER = 0.25  # seconds for an upstream to end its answer after it said [DONE]; most do at once
 
 
-class Endpoint:
+class Endpoint(Entrance):
     """One path. `mapping` translates another protocol to chat and back; None is OpenAI's own."""
 
     def __init__(self, gateway: Gateway, kind: Kind, mapping: Mapping | None = None) -> None:
-        self._gateway = gateway
-        self._kind = kind
+        super().__init__(gateway)
+        self._kind: Kind = kind
         self._mapping = mapping
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway = self._gateway
-        started = time.monotonic()
-        request_id = gateway.new_id()
-        gateway.enter()
-        try:
-            live = gateway.live  # a reload in the middle of a request must not change what it is served by
-            exchange = await self._admit(live, scope, receive, request_id, started)
-            await _Run(self, live, exchange, send).run(scope, receive)
-        except ClientGone:
-            return
-        except TrimtabError as e:
-            gateway.metrics.rejected(e.code)
-            await self.send_error(send, e, request_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            await self.send_error(send, Internal("an internal error; the log has it under this request id"), request_id)
-        finally:
-            gateway.leave()
-
-    async def _admit(self, live: Live, scope: Scope, receive: Receive, request_id: str, started: float) -> Exchange:
-        """The key before the body, the body before the pipeline. Raises what the client is to be told."""
-        gateway = self._gateway
-        caller = live.authenticate(scope["headers"])
-        gateway.check_open()
-        body = await read_body(scope, receive, live.max_body)
+    async def serve(
+        self, live: Live, scope: Scope, receive: Receive, send: Send, request_id: str, started: float
+    ) -> None:
+        caller, body = await self.read(live, scope, receive)
         request = self._mapping.to_chat(body) if self._mapping is not None else Request.parse(self._kind, body)
-        exchange = gateway.exchange(request_id, request, caller, scope["headers"], started)
+        exchange = self._gateway.exchange(request_id, request, caller, scope["headers"], started)
         await live.pipeline.walk(exchange)
-        return exchange
+        await _Run(self, live, exchange, send).run(scope, receive)
 
     async def send_error(self, send: Send, error: TrimtabError, request_id: str, extra: Headers | None = None) -> None:
-        body = self.error_body(error, request_id)
-        await _send_whole(send, error.http_status, [JSON, *error_headers(error, request_id), *(extra or ())], body)
-
-    def error_body(self, error: TrimtabError, request_id: str) -> bytes:
-        if self._mapping is not None:
-            return self._mapping.error(error, request_id)
-        return error_event(error, request_id)[6:-2]
+        body = self._mapping.error(error, request_id) if self._mapping is not None else to_wire(error, request_id)
+        headers = [JSON, *error_headers(error, request_id), *(extra or ())]
+        await send_bytes(send, error.http_status, headers, body)
 
 
 class _Run:
@@ -136,9 +109,8 @@ class _Run:
             await self._interrupted()
         except TrimtabError as e:
             await self._failed(e)
-        except Exception:
-            log.exception("request %s failed", self._exchange.id)
-            await self._failed(Internal("an internal error; the log has it under this request id"))
+        except Exception as e:
+            await self._failed(unforeseen(e, self._exchange.id))
         finally:
             forget()
             self._gateway.finished(task)
@@ -157,7 +129,7 @@ class _Run:
         for name, value in answer.headers.items():
             headers.append(_upstream_header(name, value))
         self._ending = True
-        await _send_whole(self._send, 200, headers, body)
+        await send_bytes(self._send, 200, headers, body)
 
     async def _stream(self) -> None:
         called = time.monotonic()
@@ -324,13 +296,6 @@ async def _used_up(chunks: AsyncIterator[bytes]) -> None:
     with contextlib.suppress(TrimtabError):
         async for _ in chunks:
             pass
-
-
-async def _send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
 
 
 def _upstream_header(name: str, value: str) -> tuple[bytes, bytes]:
