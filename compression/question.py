@@ -7,22 +7,15 @@ import re
 from .abstain import words
 
 _LONGEST = 2000  # characters of a question that are used: where it begins, and more of where it ends
-_LABEL = re.compile(
-    r"^[ \t#>*_]{0,8}(?:(?:user|the|my|your|current|final)[ ])?"
-    r"(?:questions?|query|user query|frage|pregunta|domanda|问题|問題|提问|查询|質問)[ \t*_]{0,4}[:：][ \t*_]*",
-    re.IGNORECASE | re.MULTILINE,
-)
-_HEADING = re.compile(
-    r"^[ \t]*#{1,6}[ \t]+\**(?:(?:user|the|my|your|current|final)[ ])?"
-    r"(?:questions?|query|frage|pregunta|domanda|问题|提问)[ \t*]*$",
-    re.IGNORECASE | re.MULTILINE,
-)
+_MARGIN = r"^[ \t#>*_]{0,8}"  # what may stand before a label
+_COLON = r"[ \t*_]{0,4}[:：]"
+_WHOSE = r"(?:(?:user|the|my|your|current|final) )?"
+_ASKED = r"(?:questions?|query|user query|frage|pregunta|domanda|问题|問題|提问|查询|質問)"
+_ANSWERED = r"(?:(?:final|helpful|your|the|short) )?(?:answers?|response|antwort|respuesta|réponse|答案|回答)"
+_LABEL = re.compile(rf"{_MARGIN}{_WHOSE}{_ASKED}{_COLON}[ \t*_]*", re.IGNORECASE | re.MULTILINE)
+_ANSWER = re.compile(rf"{_MARGIN}{_ANSWERED}{_COLON}", re.IGNORECASE | re.MULTILINE)
+_HEADING = re.compile(rf"^[ \t]*#{{1,6}}[ \t]+\**{_WHOSE}{_ASKED}[ \t*]*$", re.IGNORECASE | re.MULTILINE)
 _TAG = re.compile(r"<(question|query|user_query|user_question)>", re.IGNORECASE)
-_ANSWER = re.compile(
-    r"^[ \t#>*_]{0,8}(?:(?:final|helpful|your|the|short) )?(?:answers?|response|antwort|respuesta|réponse|答案|回答)"
-    r"[ \t*_]{0,4}[:：]",
-    re.IGNORECASE | re.MULTILINE,
-)
 # A question with one of these speaks of what was asked before it.
 _EARLIER = re.compile(
     r"^\W*(?:and|but|what about|how about|und|aber|et|mais|y|pero)\b"
