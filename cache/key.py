@@ -1,0 +1,115 @@
+"""Where a request belongs: whose it is, under which policy, and which other requests could share its answer.
+
+Three digests, each an HMAC-SHA256 under the cache's own secret, so that whoever sees them learns nothing and can make
+none up:
+
+    partition   tenant (or public namespace), policy epoch, what may answer, and the caller's namespace
+    key         the partition and every field of the request but how it is delivered: an equal key is the same request
+    family      as the key, with the last user text left out: where another wording of the same question is found
+
+Every part is preceded by its length, so no two different rows of parts make the same bytes. Pure.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..protocol.messages import Request
+
+# How the answer is delivered, and ours: not part of the question.
+DELIVERY = frozenset({"stream", "stream_options"})
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose cache. `epoch` digests what else decides the answer: the tenant's policy, the models behind the name.
+
+    `public`: the namespace is shared by every tenant whose operator declared it, and `tenant` is then "".
+    """
+
+    tenant: str
+    epoch: bytes
+    namespace: str = ""
+    public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one request belongs. `family` and `question` are None where no other wording may answer it."""
+
+    scope: Scope
+    partition: bytes
+    key: bytes
+    family: bytes | None = None
+    question: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The entry's public name: safe to show to its tenant, says nothing about the request."""
+        return self.key[:12].hex()
+
+
+def place(secret: bytes, scope: Scope, request: Request) -> Place:
+    """Where the request belongs, for an exact repeat."""
+    partition = _mac(secret, (b"partition", *_scope(scope), request.kind.encode()))
+    fields = request.fields
+    parts = [b"key", partition]
+    for name in sorted(fields):
+        if name not in DELIVERY:
+            parts += (name.encode(errors="surrogatepass"), bytes(fields[name]))
+    return Place(scope, partition, _mac(secret, parts))
+
+
+def with_family(secret: bytes, at: Place, request: Request) -> Place:
+    """The same place with its family, where the last message is a user's text; as it was where it is not.
+
+    Earlier turns must be equal to the byte, whitespace of the JSON aside: only the last user text may differ.
+    """
+    messages = request.get("messages")
+    question = last_question(messages)
+    if question is None:
+        return at
+    parts = [b"family", at.partition]
+    for name in sorted(request.fields):
+        if name not in DELIVERY and name != "messages":
+            parts += (name.encode(errors="surrogatepass"), bytes(request.fields[name]))
+    parts.append(_encode([*messages[:-1], _without_text(messages[-1])]))
+    return Place(at.scope, at.partition, at.key, _mac(secret, parts), question)
+
+
+def last_question(messages: Any) -> str | None:
+    """The text of the last message, if a user wrote it and it is nothing but text."""
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return None
+    last = messages[-1]
+    if last.get("role") != "user":
+        return None
+    content = last.get("content")
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        part = content[0]
+        content = part.get("text") if part.get("type") == "text" else None
+    return content if isinstance(content, str) and content.strip() else None
+
+
+def _without_text(message: dict[str, Any]) -> dict[str, Any]:
+    """A user's message with a placeholder for its text; every other field of it, and of its one part, stays."""
+    content = message["content"]
+    if isinstance(content, list):
+        return {**message, "content": [{**content[0], "text": None}]}
+    return {**message, "content": None}
+
+
+def _scope(scope: Scope) -> tuple[bytes, ...]:
+    owner = b"public" if scope.public else b"tenant"
+    return owner, scope.tenant.encode(errors="surrogatepass"), scope.namespace.encode(), scope.epoch
+
+
+def _mac(secret: bytes, parts: Iterable[bytes]) -> bytes:
+    return hmac.digest(secret, b"".join([b"%d:%b" % (len(part), part) for part in parts]), "sha256")
