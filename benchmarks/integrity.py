@@ -1,6 +1,6 @@
 """Thousands of generated requests through the gateway's stages: whatever they do, nothing may be damaged.
 
-    python benchmarks/integrity.py [--requests 10000] [--json OUT] [--quick]
+    python benchmarks/integrity.py [--requests 10000] [--json OUT] [--quick] [--keep DIR]
 
 Each request is sent on under two policies, the one that a tenant has by default and one that prunes passages too. What
 comes out is held against what went in (integrity_check.py): JSON equal by value with its numbers as spelt, protected
@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from compress_house import House
@@ -41,7 +42,8 @@ POLICIES: dict[str, dict[str, Any]] = {
 class Watch:
     """Counts what is checked and what is wrong; the first of each kind is kept with its request."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Path | None = None) -> None:
+        self.keep = keep
         self.requests = 0
         self.pruned = 0
         self.changed: Counter[str] = Counter()
@@ -50,18 +52,25 @@ class Watch:
         self.late: Counter[str] = Counter()
         self.slowest: dict[str, float] = {}
 
-    def report(self, policy: str, complaint: str, body: bytes) -> None:
+    def report(self, policy: str, complaint: str, body: bytes, earlier: bytes | None) -> None:
         self.wrong[policy] += 1
         self.first.setdefault(f"{policy}: {complaint}", body)
+        if self.keep is not None:
+            kept = {"policy": policy, "complaint": complaint, "body": body.decode()}
+            kept["earlier"] = "" if earlier is None else earlier.decode()
+            (self.keep / f"{self.requests:05d}-{policy}-{self.wrong[policy]}.json").write_text(json.dumps(kept))
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--show", action="store_true", help="print the requests behind the violations")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write each violation with its request there")
     options = parser.parse_args()
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
     count = min(options.requests, 500) if options.quick else options.requests
-    watch = asyncio.run(run(count, options.seed))
+    watch = asyncio.run(run(count, options.seed, options.keep))
     rows = [at_most("violations", sum(watch.wrong.values()), 0, n=watch.requests, unit="requests")]
     for policy in POLICIES:
         rows.append(Row(f"violations_{policy}", watch.wrong[policy], n=watch.requests))
@@ -80,19 +89,18 @@ def main() -> int:
     return 0
 
 
-async def run(count: int, start: int) -> Watch:
+async def run(count: int, start: int, keep: Path | None = None) -> Watch:
     # Generated questions bear on nothing, so that nothing would be pruned: here whatever scores best is evidence.
     usual = conformal.shipped
     sure = replace(usual(), least=-math.inf)
     conformal.shipped = lambda: sure
     try:
-        return await checked(count, start)
+        return await checked(count, start, Watch(keep))
     finally:
         conformal.shipped = usual
 
 
-async def checked(count: int, start: int) -> Watch:
-    watch = Watch()
+async def checked(count: int, start: int, watch: Watch) -> Watch:
     loop = asyncio.get_running_loop()
     async with House(POLICIES["default"]) as plain, House(POLICIES["lossy"]) as lossy:
         houses = {"default": plain, "lossy": lossy}
@@ -141,22 +149,22 @@ async def one(watch: Watch, houses: dict[str, House], body: bytes, earlier: byte
         again = await house.walk(after)
         deadlines = 0.03 + (POLICIES[policy].get("context", {}).get("deadline_ms", 0) / 1000)
         if took > deadlines + LATE:
-            watch.report(policy, f"took {took:.2f} s", body)
+            watch.report(policy, f"took {took:.2f} s", body, earlier)
         for line in exchange.receipt.lines:
             watch.pruned += line.did == "pruned"
             if line.did == "undone":
-                watch.report(policy, f"{line.stage} was undone: {line.reason}", body)
+                watch.report(policy, f"{line.stage} was undone: {line.reason}", body, earlier)
         watch.changed[policy] += after != body
         for complaint in violations(body, after, facts.instructions, facts.fences, lossless=policy == "default"):
-            watch.report(policy, complaint, body)
+            watch.report(policy, complaint, body, earlier)
         if any(cut_short(one) for one in (before, exchange, again) if one is not None):
             watch.late[policy] += 1  # two walks of which one ran out of time may differ
             continue
         if again.working.encode() != after:
-            watch.report(policy, "a second time changes it again", body)
+            watch.report(policy, "a second time changes it again", body, earlier)
         sent = [] if before is None else json.loads(before.working.encode())["messages"]
         if json.loads(after)["messages"][: len(sent)] != sent:
-            watch.report(policy, "the beginning of a conversation came out differently on its next turn", body)
+            watch.report(policy, "the beginning of a conversation came out differently on its next turn", body, earlier)
 
 
 def cut_short(exchange: Exchange) -> bool:

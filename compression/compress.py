@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,9 @@ from .memo import Recent, Sizes
 from .policy import CompressionPolicy
 from .pool import Busy, Pool
 from .prefix import PrefixMemory, chain, extend, seed
+from .prune import LEFT_WHOLE
 from .rewriting import LEAST, Rewriting, shown
-from .sending import Sending, choose
+from .sending import Sending, Versions, choose
 from .spans import Conversation
 from .tools_field import CompactTools, tools_field
 
@@ -60,6 +61,7 @@ class _Job:
     now: float
     begun: bytes  # a fingerprint of how the conversation begins
     patience: float = 0.0  # seconds
+    left_whole: bool = False  # whether `prune` must know how this goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class _Done:
     sending: Sending
     parts: tuple[Part, ...]
     late: OutOfTime | None
+    spelling: tuple[bytes, ...] = ()  # fingerprints of what is sent, where `prune` must know them
 
 
 class Compress:
@@ -86,12 +89,14 @@ class Compress:
         summariser: Callable[[Exchange], Summariser | None] | None = None,
         scorer: Callable[[str | None], Scorer | None] | None = None,
         memo_bytes: int = 32 << 20,
+        pruned: PrefixMemory | None = None,
     ) -> None:
-        """`pool` and `memory` may be shared. `summariser` gives a request's own, `scorer` the model of a name that
-        reads prose, if there is one."""
+        """`pool` and `memory` may be shared, `pruned` is the `prune` stage's memory. `summariser` gives a request's
+        own, `scorer` the model of a name that reads prose, if there is one."""
         self.counts: Counter[str] = Counter()
         self._pool = pool or Pool()
-        self._memory = memory or PrefixMemory()
+        self._memory = PrefixMemory() if memory is None else memory  # an empty one is false
+        self._pruned = pruned
         self._clock = clock
         self._sizes = Sizes()
         self._lossy = Lossy(self._pool, self._sizes, clock, summariser, scorer)
@@ -177,7 +182,8 @@ class Compress:
         fields, parts = tools_field(job.request, head, sending, job.policy.lossless)
         if sending.raw is not None:
             fields[draft.first.field] = msgspec.Raw(sending.raw)
-        return _Done(fields, sending, (*parts, *shown((*draft.parts, *more), sending)), late)
+        spelling = _spelling(job, versions, sending, fields) if job.left_whole and self._pruned is not None else ()
+        return _Done(fields, sending, (*parts, *shown((*draft.parts, *more), sending)), late, spelling)
 
     def _sent_whole(self, job: _Job, size: int) -> None:
         """Remember a request as it came, or the next turn would change what a provider holds of it by then."""
@@ -195,6 +201,9 @@ class Compress:
     def _send(self, exchange: Exchange, job: _Job, done: _Done, started: float) -> None:
         sending = done.sending
         self._memory.store(job.tenant, job.target.name, sending.digests, job.now)
+        if done.fields and self._pruned is not None:
+            # What `prune` left whole stays whole, also where a client sends what was made of it.
+            self._pruned.respelt(job.tenant, job.target.name, done.spelling, job.now)
         if done.fields:
             self._changed.put(job.begun, True, 128)
             exchange.working = exchange.working.with_fields(**done.fields)
@@ -252,8 +261,15 @@ def _job(exchange: Exchange, policy: CompressionPolicy, now: float) -> _Job:
         usd_per_s=policy.usd_per_s,
         floor=policy.floor,
     )
-    tenant = exchange.tenant.name
-    return _Job(exchange.working, tenant, target, terms, policy, now, _begun(exchange.working, tenant))
+    tenant, left_whole = exchange.tenant.name, bool(exchange.facts.get(LEFT_WHOLE))
+    begun = _begun(exchange.working, tenant)
+    return _Job(exchange.working, tenant, target, terms, policy, now, begun, left_whole=left_whole)
+
+
+def _spelling(job: _Job, versions: Versions, sending: Sending, fields: Mapping[str, msgspec.Raw]) -> tuple[bytes, ...]:
+    """The request's fingerprints as it goes on, with the tools spelt as they are sent."""
+    tools = fields.get("tools", job.request.fields.get("tools", b""))
+    return chain(versions.pieces(bytes(tools), sending.taken), seed(job.target.name))
 
 
 def _begun(request: Request, tenant: str) -> bytes:

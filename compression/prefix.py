@@ -115,13 +115,21 @@ class PrefixMemory:
 
     def store(self, tenant: str, target: str, digests: Sequence[bytes], now: float) -> None:
         """The same with the chain made beforehand (`chain(pieces, seed(target))`): no text is hashed here."""
+        self._store(tenant, target, digests, now, counts=True)
+
+    def respelt(self, tenant: str, target: str, digests: Sequence[bytes], now: float) -> None:
+        """What was stored last as a later stage spelt it: also known from now on, and still one request."""
+        self._store(tenant, target, digests, now, counts=False)
+
+    def _store(self, tenant: str, target: str, digests: Sequence[bytes], now: float, *, counts: bool) -> None:
         if not digests:
             return
         with self._lock:
             held = self._tenants.setdefault(tenant, OrderedDict())
             self._expire(held, now)
             before = len(held)
-            self._count(tenant, target, any(d in held and held[d].whole for d in digests[:-1]))
+            if counts:
+                self._count(tenant, target, any(d in held and held[d].whole for d in digests[:-1]))
             for digest in digests:
                 known = held.get(digest)
                 held[digest] = _Sent(now, known is not None and known.whole)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .conformal import Calibration
     from .lossy import Embedder
 
+LEFT_WHOLE = "left_whole"  # a fact of an exchange: something that could be pruned goes as it came
 LARGE = 8_000_000  # bytes above which there is no time to look
 _EXPECTED_SECONDS = 0.05  # that pruning adds to a request, for the tenants who put a price on time
 _LOOKING_UP = 0.1  # seconds at most for what was decided before; a few thousandths for most requests
@@ -56,7 +57,7 @@ class Prune:
         self.counts: Counter[str] = Counter()
         self._embedder = embedder
         self._pool = pool or Pool(name="prune")
-        self._memory = memory or PrefixMemory()
+        self._memory = PrefixMemory() if memory is None else memory  # an empty one is false
         self._sizes = sizes or Sizes()
         self._calibration = calibration
         self._clock = clock
@@ -149,6 +150,7 @@ class Prune:
             if outcome.changed is None or sending.taken[index]:
                 parts += outcome.parts
             else:
+                exchange.facts[LEFT_WHOLE] = True
                 parts.append(left(index, sending.decision.reason or "it was sent whole before"))
         if sending.raw is None:
             self._leave(exchange, sending.decision.reason or "nothing to gain", parts)
@@ -169,6 +171,7 @@ class Prune:
 
     def _sent_whole(self, exchange: Exchange, made: Plan) -> None:
         """Remember that it went as it came: pruned on the next turn, it would not be what the provider holds."""
+        exchange.facts[LEFT_WHOLE] = True
         raw = made.conversation.raw
         pieces = [_tools(exchange), *(raw[message.start : message.end] for message in made.conversation.messages)]
         self._memory.remember(exchange.tenant.name, _target(exchange), pieces, self._clock())

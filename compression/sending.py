@@ -6,7 +6,7 @@ sizes and their cached beginnings, and the choice becomes the bytes of the field
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..protocol.tokens import estimate
@@ -65,6 +65,14 @@ class Versions:
             turn += message.role == "user"
             made.append(Option(self.original(i), self.changed[i], self.tokens[i], self.tokens_changed[i], turn))
         return made
+
+    def pieces(self, head: bytes, taken: Sequence[bool]) -> Iterator[bytes]:
+        """What is sent when those messages that are `taken` are changed, behind a head."""
+        yield head
+        for i, take in enumerate(taken):
+            piece = self.changed[i] if take else self.original(i)
+            if piece is not None:
+                yield piece
 
     def marked(self) -> int:
         """Tokens up to the last `cache_control` mark, the head included; 0 without one."""

@@ -19,6 +19,7 @@ from ..backends.registry import MissingExtra, open_scorer
 from ..cache.recall import Recall
 from ..compression.compress import Compress
 from ..compression.pool import Pool
+from ..compression.prefix import PrefixMemory
 from ..compression.prune import Prune
 from ..protocol.exchange import Exchange, Stage
 from ..routing.plan import Plan
@@ -59,7 +60,10 @@ class Stages:
         self._clock = clock
         self._pool = Pool()
         self._pruning_pool = Pool(name="prune")  # its work may take ten times as long, and must not hold up the rest
-        self._compress = Compress(self._pool, clock=clock, summariser=self._summariser, scorer=self.scorer)
+        self._pruned = PrefixMemory()
+        self._compress = Compress(
+            self._pool, clock=clock, summariser=self._summariser, scorer=self.scorer, pruned=self._pruned
+        )
         self._readers: dict[str, _Reader] = {}
 
     def pruning(self, config: Config, before: Pruning | None = None) -> Pruning:
@@ -68,7 +72,7 @@ class Stages:
         if before is not None and before.options == options:
             return before
         embedder = None if options is None else _opened(options)
-        return Pruning(Prune(embedder, self._pruning_pool, clock=self._clock), options, embedder)
+        return Pruning(Prune(embedder, self._pruning_pool, self._pruned, clock=self._clock), options, embedder)
 
     def optimisations(self, pruning: Pruning) -> list[Stage]:
         """The stages in their order."""

@@ -118,6 +118,8 @@ def test_how_often_conversations_go_on_is_learnt() -> None:
         memory.remember("a", "gpt", [b"s", b"%d" % i], float(i))
     assert memory.again("a", "gpt") == 1 / 40
     assert memory.again("a", "other") == 0.25
+    memory.respelt("a", "gpt", chain([b"another spelling"], seed("gpt")), 35.0)
+    assert memory.again("a", "gpt") == 1 / 40, "it is still one request"
     other = PrefixMemory()
     for i in range(1, 60):
         other.remember("a", "gpt", [b"%d" % j for j in range(i)], float(i))

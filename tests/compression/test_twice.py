@@ -17,7 +17,9 @@ from trimtab.compression.compress import Compress
 from trimtab.compression.conformal import Calibration
 from trimtab.compression.material import pruned_before
 from trimtab.compression.policy import CompressionPolicy, ContextPolicy
+from trimtab.compression.prefix import PrefixMemory
 from trimtab.compression.prune import Prune
+from trimtab.protocol.errors import Overloaded
 from trimtab.protocol.exchange import Caller, Exchange, Price, Receipt, ReceiptLine, Target, Tenant
 from trimtab.protocol.messages import Request
 
@@ -83,14 +85,20 @@ def question_with_data(text: str) -> list[dict[str, Any]]:
     return messages
 
 
+def exchange(body: bytes, policy: CompressionPolicy = POLICY, **facts: Any) -> Exchange:
+    request = Request.parse("chat", body)
+    caller = Caller(Tenant("t", policies={CompressionPolicy: policy}))
+    made = Exchange("r", request, request, caller, Receipt("r", "t", 0.0), [], 0.0, facts=facts)
+    made.targets = (Target("m", "openai", "gpt-4o", PRICE),)
+    return made
+
+
 async def through(
     messages: list[Any], least: float, policy: CompressionPolicy, embedder: Any, **facts: Any
 ) -> tuple[Any, Exchange]:
     """Both stages, with nothing remembered."""
-    request = Request.build("chat", {"model": "m", "messages": messages, "max_tokens": 64})
-    caller = Caller(Tenant("t", policies={CompressionPolicy: policy}))
-    made = Exchange("r", request, request, caller, Receipt("r", "t", 0.0), [], 0.0, facts=facts)
-    made.targets = (Target("m", "openai", "gpt-4o", PRICE),)
+    body = json.dumps({"model": "m", "messages": messages, "max_tokens": 64}, ensure_ascii=False).encode()
+    made = exchange(body, policy, **facts)
     prune = Prune(embedder, calibration=Calibration((0.5, 0.9, 0.99), (0.5, 1.5, 4.0), least))
     compress = Compress()
     try:
@@ -133,6 +141,41 @@ async def test_what_was_left_whole_stays_whole(hashed_words: Any, text: Texts, p
     assert first.receipt.lines[0].did == "left alone"
     twice, _ = await through(once, least, POLICY, hashed_words)
     assert twice == once
+
+
+@pytest.mark.parametrize("text", [pretty, escaped, log, trailing])
+async def test_what_an_earlier_turn_left_whole_stays_so_when_it_comes_back_rewritten(
+    hashed_words: Any, text: Texts
+) -> None:
+    """`prune` leaves it whole because it went whole before; what `compress` makes of it, `prune` has to know again."""
+    memory = PrefixMemory()
+    prune = Prune(hashed_words, memory=memory, calibration=Calibration((0.5, 0.9, 0.99), (0.5, 1.5, 4.0), -100.0))
+    compress = Compress(pruned=memory)
+
+    async def sent(body: bytes) -> bytes:
+        made = exchange(body)
+        await prune(made)
+        await compress(made)
+        return made.working.encode()
+
+    def spelt(messages: list[Any]) -> bytes:
+        schema = {"type": "object", "properties": {"about": {"type": "string", "description": "What to look for."}}}
+        tools = [{"type": "function", "function": {"name": "find", "parameters": schema}}]
+        return json.dumps({"model": "m", "messages": messages, "tools": tools}, indent=4).encode()
+
+    messages = result(text(random.Random(5)))
+    try:
+        hashed_words.error = Overloaded("busy")
+        assert not pruned(json.loads(await sent(spelt(messages)))["messages"])
+        hashed_words.error = None
+        grown = spelt([*messages, {"role": "assistant", "content": "She did."}, {"role": "user", "content": "When?"}])
+        once = await sent(grown)
+        assert json.loads(once) != json.loads(grown), "the lossless tier had something to do"
+        assert not pruned(json.loads(once)["messages"])
+        assert await sent(once) == once
+    finally:
+        prune.close()
+        compress.close()
 
 
 @pytest.mark.parametrize("text", [pretty, escaped, log, trailing])
