@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 PROVIDERS_KEEP = 300.0  # seconds: OpenAI's and Anthropic's default, counted from the last use
 _ENTRY_BYTES = 200  # a digest, a float and their place in an ordered dict, measured on 64-bit CPython
 _PATHS = 4  # ways through a conversation that are followed at once
@@ -20,8 +22,9 @@ _MOST_RATES = 10_000  # tenants times targets
 _PRIOR = 4  # requests of which one is taken to go on, before it was seen how many do
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(msgspec.Struct, gc=False):
+    """Out of the garbage collector's sight: there are so many that a walk through them would hold up every request."""
+
     at: float
     whole: bool  # a request ended here, and did not only begin so
 
