@@ -1,16 +1,285 @@
 """The `recall` stage: has this been answered before?
 
-A pass-through until the cache is built; it says so on every receipt.
+An exact repeat is served, or shares the answer that somebody with the same request is getting. Another wording is left
+to the semantic tier, which serves, drafts or declines. What finds nothing is recorded as it goes by, and kept if it may
+be. The stage waits for a store, never for a model; everything it decides stands on the receipt.
 """
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
 from ..protocol.exchange import Exchange
+from ..protocol.messages import Request
+from .eligible import about_now, exact, fuzzy
+from .entry import Entry
+from .flight import Flight, Follower
+from .key import Place, Scope, last_question, place, with_family
+from .policy import CachePolicy
+from .recording import Recorded, unfit
+from .replay import Replay
+from .store import Store
+from .wishes import Wishes, wishes
+
+log = logging.getLogger("trimtab.cache")
+
+Outcome = Literal["hit", "semantic-hit", "near", "miss", "bypass", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the semantic tier found. `vector` is the question's (float16), to be kept with its answer; `entry` is there
+    for `semantic-hit` and `near`; `draft` is the text that a `near` leaves to whoever speculates."""
+
+    outcome: Outcome
+    reason: str
+    vector: bytes | None = None
+    entry: Entry | None = None
+    score: float | None = None
+    draft: str | None = None
+
+
+class Semantic(Protocol):
+    """The tier that knows wordings."""
+
+    async def look(self, exchange: Exchange, at: Place, policy: CachePolicy, wished: Wishes) -> Finding:
+        """Never raises for what it could not find out; waits no longer than the policy's deadline."""
+        ...
+
+    def answered(self, exchange: Exchange, finding: Finding, recorded: Recorded | None) -> None:
+        """A question that it had looked at was answered by a model (None: not completely). Never waits."""
+        ...
+
+    def served(self, exchange: Exchange, finding: Finding) -> None:
+        """A `semantic-hit` goes out. Never waits."""
+        ...
 
 
 class Recall:
+    """`secret` keys every digest; `wall` is seconds since the epoch."""
+
     name = "recall"
-    waits = False
+    waits = True
+
+    def __init__(
+        self,
+        store: Store,
+        secret: bytes,
+        semantic: Callable[[], Semantic | None] = lambda: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._secret = secret
+        self._semantic = semantic
+        self._wall = wall
+        self._flights: dict[bytes, Flight] = {}
 
     async def __call__(self, exchange: Exchange) -> None:
-        exchange.note(self.name, "off", "no cache in this version")
+        policy = exchange.policy(CachePolicy)
+        if not policy.on:
+            self._say(exchange, "off", "the policy has it off")
+            return
+        request = exchange.original
+        no_exact = exact(request, policy) if policy.exact else "the policy has it off"
+        if no_exact is not None and not policy.semantic.enabled:
+            self._say(exchange, "bypass", no_exact)
+            return
+        wished = wishes(exchange.facts.get("cache_field", {}), exchange.headers)
+        if wished.neither:
+            self._say(exchange, "bypass", "the caller asked for it")
+            return
+        at = place(self._secret, scope(exchange, policy, wished), request)
+        if no_exact is None and wished.read and await self._repeat(exchange, at, wished):
+            return
+        finding = await self._wording(exchange, at, policy, wished)
+        if finding is None and no_exact is not None:
+            self._say(exchange, "bypass", no_exact)
+            return
+        if finding is not None and finding.outcome == "semantic-hit" and finding.entry is not None:
+            self._serve(exchange, finding.entry, "semantic-hit", finding.reason)
+            return
+        self._record(exchange, at, policy, wished, finding, repeats=no_exact is None)
+
+    # An exact repeat.
+
+    async def _repeat(self, exchange: Exchange, at: Place, wished: Wishes) -> bool:
+        """Whether the request is answered by one that was the same."""
+        entry = await self._store.get(at)
+        if entry is not None:
+            if not entry.belongs(at):  # no store gives another's; if one ever does, nobody sees it
+                self._store.counts["mismatched"] += 1
+                log.error("the cache's store gave an entry that belongs elsewhere; it was not served")
+            elif self._fresh(entry, wished):
+                self._store.used(entry)
+                self._serve(exchange, entry, "hit", None)
+                return True
+        flight = self._flights.get(at.key)
+        if flight is not None and flight.open:
+            exchange.recalled = Follower(flight)
+            exchange.facts["cache_age"] = 0
+            self._say(exchange, "hit", "shares the answer of the same request at the same moment")
+            return True
+        return False
+
+    def _fresh(self, entry: Entry, wished: Wishes) -> bool:
+        now = self._wall()
+        return now < entry.expires and (wished.max_age is None or now - entry.made <= wished.max_age)
+
+    def _serve(self, exchange: Exchange, entry: Entry, outcome: Outcome, reason: str | None) -> None:
+        exchange.recalled = Replay(Recorded(entry.form, entry.body, entry.target, entry.usage))
+        exchange.receipt.target = entry.target
+        exchange.facts["cache_age"] = max(0, int(self._wall() - entry.made))
+        exchange.facts["cache_id"] = entry.id
+        self._say(exchange, outcome, reason, entry.id)
+
+    # Another wording.
+
+    async def _wording(self, exchange: Exchange, at: Place, policy: CachePolicy, wished: Wishes) -> Finding | None:
+        """None where the semantic tier has no say."""
+        semantic = self._semantic() if policy.semantic.enabled else None
+        if semantic is None:
+            return None
+        placed = with_family(self._secret, at, exchange.original)
+        if placed.question is None:
+            return None
+        if fuzzy(exchange.original, placed.question, policy) is not None:
+            return None
+        finding = await semantic.look(exchange, placed, policy, wished)
+        if finding.outcome == "near" and finding.draft is not None:
+            exchange.draft = finding.draft
+        if finding.outcome == "semantic-hit":
+            semantic.served(exchange, finding)
+        return finding
+
+    # Neither: remember what comes.
+
+    def _record(
+        self,
+        exchange: Exchange,
+        at: Place,
+        policy: CachePolicy,
+        wished: Wishes,
+        finding: Finding | None,
+        *,
+        repeats: bool,
+    ) -> None:
+        outcome: Outcome = "near" if finding is not None and finding.outcome == "near" else "miss"
+        reason = None if finding is None else finding.reason
+        if not wished.read:
+            outcome, reason = "bypass", "the caller asked for a new answer"
+        if not wished.write:
+            self._say(exchange, outcome, reason or "and the caller wants nothing kept")
+            return
+        keeper = _Keeper(self, exchange, at, policy, wished, finding)
+        flight = Flight(keeper)
+        exchange.recorder = flight
+        if repeats and wished.read and at.key not in self._flights:
+            self._flights[at.key] = flight
+            keeper.flight = flight
+        self._say(exchange, outcome, reason, None if finding is None or finding.entry is None else finding.entry.id)
+
+    def landed(self, flight: Flight, at: Place) -> None:
+        if self._flights.get(at.key) is flight:
+            del self._flights[at.key]
+
+    def keep(self, entry: Entry, policy: CachePolicy) -> None:
+        self._store.put(entry, policy.max_mb << 20)
+
+    def answered(self, exchange: Exchange, finding: Finding, recorded: Recorded | None) -> None:
+        semantic = self._semantic()
+        if semantic is not None:
+            semantic.answered(exchange, finding, recorded)
+
+    def now(self) -> float:
+        return self._wall()
+
+    def _say(self, exchange: Exchange, outcome: Outcome, reason: str | None, entry_id: str | None = None) -> None:
+        exchange.facts["cache"] = outcome
+        exchange.note(self.name, outcome, reason, entry=entry_id)
+
+
+class _Keeper:
+    """What becomes of one recorded answer."""
+
+    def __init__(
+        self,
+        recall: Recall,
+        exchange: Exchange,
+        at: Place,
+        policy: CachePolicy,
+        wished: Wishes,
+        finding: Finding | None,
+    ) -> None:
+        self._recall = recall
+        self._exchange = exchange
+        self._at = at
+        self._policy = policy
+        self._wished = wished
+        self._finding = finding
+        self.flight: Flight | None = None
+
+    def __call__(self, recorded: Recorded | None) -> None:
+        if self.flight is not None:
+            self._recall.landed(self.flight, self._at)
+        exchange, finding = self._exchange, self._finding
+        why = None if recorded is None else unfit(recorded, exchange.original.kind, exchange.original.choices)
+        kept = recorded if why is None else None
+        if kept is not None and self._ttl >= 1:
+            self._recall.keep(self._entry(kept), self._policy)
+        if why is not None:
+            exchange.facts["cache_unfit"] = why
+        if finding is not None:
+            self._recall.answered(exchange, finding, kept)
+
+    @property
+    def _ttl(self) -> float:
+        allowed = time_to_live(self._exchange.original, self._policy)
+        return allowed if self._wished.ttl is None else min(allowed, self._wished.ttl)
+
+    def _entry(self, recorded: Recorded) -> Entry:
+        at, exchange = self._at, self._exchange
+        now = self._recall.now()
+        vector = None if self._finding is None else self._finding.vector
+        placed = with_family(self._recall._secret, at, exchange.original) if vector is not None else at
+        return Entry(
+            id=at.id,
+            tenant=at.scope.tenant,
+            namespace=at.scope.namespace,
+            partition=at.partition,
+            key=at.key,
+            kind=exchange.original.kind,
+            model=exchange.receipt.model,
+            target=recorded.target,
+            form=recorded.form,
+            body=recorded.body,
+            made=now,
+            expires=now + self._ttl,
+            usage=recorded.usage,
+            family=placed.family,
+            question=placed.question,
+            vector=vector,
+            tags=tuple(exchange.receipt.tags),
+            sources=tuple(exchange.facts.get("sources", ())),
+        )
+
+
+def scope(exchange: Exchange, policy: CachePolicy, wished: Wishes) -> Scope:
+    """Whose cache: the tenant's own, or a namespace that its operator declared public."""
+    tenant = exchange.tenant
+    models = b"".join([target.epoch for target in exchange.targets])
+    if wished.namespace and wished.namespace in policy.public:
+        # The policies' epoch still counts: another tenant's may compress what this one's leaves whole.
+        return Scope("", tenant.epoch + models, wished.namespace, public=True)
+    return Scope(tenant.name, tenant.epoch + models, wished.namespace)
+
+
+def time_to_live(request: Request, policy: CachePolicy) -> float:
+    """Seconds that an answer may be served: fewer for a question about the present."""
+    question = last_question(request.get("messages")) if request.kind == "chat" else None
+    if question is not None and about_now(question):
+        return min(policy.ttl_s, policy.time_ttl_s)
+    return policy.ttl_s

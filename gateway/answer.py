@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from ..backends.base import Call, Stream, Timeouts
 from ..protocol.errors import CircuitOpen, TrimtabError, UpstreamCut, UpstreamGarbled, UpstreamTimeout
 from ..protocol.exchange import Exchange, Target
 from ..protocol.messages import Answer as WholeAnswer
+from ..protocol.messages import Usage
 from .breaker import counts_against
 from .catalogue import Catalogue, Served
 from .controls import NONE, Controls
@@ -154,8 +155,11 @@ class Answer:
             raise UpstreamTimeout("total", call.timeouts.total) from None
 
     async def _open(self, exchange: Exchange, served: Served, call: Call) -> OpenStream:
-        original = exchange.original
-        relay = StreamRelay(strip_usage=not original.include_usage, choices=original.choices)
+        relay = _relay(exchange)
+        # A first attempt that came to nothing must leave nothing in the record, so its events wait for the answer.
+        seen: list[bytes] = []
+        if exchange.recorder is not None:
+            relay.record = seen.append
         ends = asyncio.get_running_loop().time() + call.timeouts.total
         stream: Stream | None = None
         try:
@@ -181,7 +185,17 @@ class Answer:
         if relay.error is not None:
             await _drop(stream)
             raise relay.error
+        if exchange.recorder is not None:
+            for block in seen:
+                exchange.recorder.event(block)
+            relay.record = exchange.recorder.event
         return OpenStream(stream, chunks, relay, first, served, call.timeouts, ends)
+
+    def reopen(self, exchange: Exchange, events: AsyncIterator[bytes]) -> OpenStream:
+        """A stream that nobody is called for: one that was kept, or that another request is getting."""
+        served = self._catalogue.served(exchange.targets[0])
+        ends = asyncio.get_running_loop().time() + served.timeouts.total
+        return OpenStream(_Kept(events), events, _relay(exchange), b"", served, served.timeouts, ends)
 
     async def _next(self, chunks: AsyncIterator[bytes], relay: StreamRelay) -> bytes:
         try:
@@ -191,6 +205,30 @@ class Answer:
             if not relay.started and relay.error is None:
                 raise UpstreamCut("the upstream ended its stream before it began") from None
             return rest
+
+
+class _Kept:
+    """A recalled stream, as a backend's."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        self.headers: Mapping[str, str] = {}
+        self._events = events
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._events
+
+    async def aclose(self) -> None:
+        close = getattr(self._events, "aclose", None)
+        if close is not None:
+            await close()
+
+    def spent(self) -> Usage | None:
+        return Usage()
+
+
+def _relay(exchange: Exchange) -> StreamRelay:
+    original = exchange.original
+    return StreamRelay(strip_usage=not original.include_usage, choices=original.choices)
 
 
 def _patience(timeouts: Timeouts, controls: Controls, gone: float) -> Timeouts:

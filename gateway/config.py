@@ -9,6 +9,8 @@ config_default.py's business. A reload builds a new tree: nothing here ever chan
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -101,6 +103,16 @@ class TenantPolicy(Section):
         """As `Tenant.policies` wants them: each room finds its own by its type."""
         return {type(policy): policy for policy in (self.cache, self.compress, self.route, self.output)}
 
+    @property
+    def epoch(self) -> bytes:
+        """A digest of what can change an answer; the same in every process that reads the same policy."""
+        dumped = self.model_dump(exclude={"cache"})
+        return hashlib.sha256(json.dumps(dumped, sort_keys=True, default=_plain).encode()).digest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset | set) else str(value)
+
 
 def _key(value: Any, info: ValidationInfo) -> Any:
     return read_key(value, environment(info)) if isinstance(value, str) else value
@@ -133,7 +145,7 @@ class TenantConfig(Section):
     policy: TenantPolicy = TenantPolicy()
 
     def resolved(self, name: str) -> Tenant:
-        return Tenant(name, self.limits.resolved(), self.policy.by_room())
+        return Tenant(name, self.limits.resolved(), self.policy.by_room(), self.policy.epoch)
 
 
 def _redis_url(secret: SecretStr) -> SecretStr:
@@ -152,6 +164,9 @@ class StoreConfig(Section):
     """Where limits and caches are kept: in this process, or in a Redis or Valkey that all replicas share."""
 
     redis: Annotated[Secret, AfterValidator(_redis_url)] | None = None
+    secret: Secret | None = (
+        None  # keys what the cache keeps; the same for all replicas; made from the address if left out
+    )
     when_down: Literal["refuse", "local"] = "refuse"  # tenants with a budget while the store does not answer
 
 

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..protocol.errors import GatewayError, TrimtabError, UpstreamAnswered, UpstreamTimeout, to_wire
 from ..protocol.exchange import Exchange
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.endpoint")
 
+T = TypeVar("T")
+
 _LINGER = 0.25  # seconds for an upstream to end its answer after it said [DONE]; most do at once
 
 
@@ -58,7 +60,11 @@ class Endpoint(Entrance):
         caller, body = await self.read(live, scope, receive)
         request = self._mapping.to_chat(body) if self._mapping is not None else Request.parse(self._kind, body)
         exchange = self._gateway.exchange(request_id, request, caller, scope["headers"], started)
-        await live.pipeline.walk(exchange)
+        try:
+            await live.pipeline.walk(exchange)
+        except BaseException:
+            _forget(exchange)
+            raise
         await _Run(self, live, exchange, send).run(scope, receive)
 
     async def send_error(self, send: Send, error: TrimtabError, request_id: str, extra: Headers | None = None) -> None:
@@ -92,8 +98,13 @@ class _Run:
         self._gateway.working(task)
 
         def leave() -> None:
-            if not self._ending:
-                self._gone = True
+            if self._ending:
+                return
+            self._gone = True
+            recorder = self._exchange.recorder
+            if recorder is not None and recorder.shared:
+                recorder.unshared(task.cancel)  # others wait for this very answer
+            else:
                 task.cancel()
 
         self._connection = scope.get("trimtab.connection")
@@ -103,7 +114,7 @@ class _Run:
                 await self._stream()
             else:
                 await self._whole()
-            self._outcome, self._status = "ok", 200
+            self._outcome, self._status = ("disconnected", 499) if self._gone else ("ok", 200)
         except asyncio.CancelledError:
             task.uncancel()
             await self._interrupted()
@@ -113,17 +124,20 @@ class _Run:
             await self._failed(unforeseen(e, self._exchange.id))
         finally:
             forget()
+            _forget(self._exchange)
             self._gateway.finished(task)
             self._gateway.settle(self._exchange, self._live, self._outcome, self._status)
 
     async def _whole(self) -> None:
         exchange = self._exchange
-        answer = exchange.answer
+        answer = await self._recalled(exchange.recalled.whole()) if exchange.recalled is not None else None
         if answer is None:
             called = time.monotonic()
             answer = await self._live.answer.complete(exchange)
             self._measure(called)
-        exchange.spent = answer.usage or self._count(answer)
+            exchange.spent = answer.usage or self._count(answer)
+            if exchange.recorder is not None:
+                exchange.recorder.done(exchange.receipt.target, answer.usage, answer.body)
         body = answer.body if self._mapping is None else self._mapping.from_chat(answer.body, exchange.original)
         headers = [JSON, *self._headers(), *self._cost_headers()]
         for name, value in answer.headers.items():
@@ -131,7 +145,23 @@ class _Run:
         self._ending = True
         await send_bytes(self._send, 200, headers, body)
 
+    async def _recalled(self, found: Awaitable[T | None]) -> T | None:
+        """What was kept, or what another request gets; it costs nothing. None: it never came, and the walk went on."""
+        exchange = self._exchange
+        answer = await found
+        if answer is not None:
+            exchange.spent = Usage()
+            return answer
+        exchange.facts["cache"] = "miss"
+        await self._live.pipeline.resume(exchange)
+        return None
+
     async def _stream(self) -> None:
+        exchange = self._exchange
+        events = await self._recalled(exchange.recalled.stream()) if exchange.recalled is not None else None
+        if events is not None:
+            await self._again(self._live.answer.reopen(exchange, events))
+            return
         called = time.monotonic()
         opened = await self._live.answer.open(self._exchange)
         self._measure(called)
@@ -156,6 +186,14 @@ class _Run:
         self._spend(opened)
         self._live.answer.ended(opened.served, None)
 
+    async def _again(self, opened: OpenStream) -> None:
+        if self._mapping is not None:
+            self._translator = self._mapping.stream(self._exchange.original)
+        try:
+            await self._relay(opened)
+        finally:
+            await opened.stream.aclose()
+
     async def _relay(self, opened: OpenStream) -> None:
         """Send the stream on to its end. One timer bounds every wait: for the upstream, for the client, for the end."""
         relay, timeouts = opened.relay, opened.timeouts
@@ -178,6 +216,8 @@ class _Run:
                         if relay.done:
                             break
                 rest = self._rest(relay)
+                if self._exchange.recorder is not None:
+                    self._exchange.recorder.done(self._exchange.receipt.target, relay.usage)
                 self._ending = sending = True
                 await self._send({"type": "http.response.body", "body": rest})
                 sending = False
@@ -271,6 +311,7 @@ class _Run:
             (b"x-trimtab-model", (exchange.receipt.target or "none").encode()),
             (b"x-trimtab-cache", str(exchange.facts.get("cache", "off")).encode()),
             (b"x-trimtab-attempts", b"%d" % exchange.receipt.attempts),
+            *_age(exchange),
             *self._limit_headers,
         ]
 
@@ -289,6 +330,21 @@ class _TooSlow(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("the client did not read its stream")
+
+
+def _age(exchange: Exchange) -> Headers:
+    """How old a recalled answer is (RFC 9111, section 5.1), and the name to complain about it by."""
+    if exchange.recalled is None:
+        return []
+    headers = [(b"age", b"%d" % exchange.facts.get("cache_age", 0))]
+    entry = exchange.facts.get("cache_id")
+    return [*headers, (b"x-trimtab-cache-id", entry.encode())] if entry is not None else headers
+
+
+def _forget(exchange: Exchange) -> None:
+    """Nobody shall wait for an answer that does not come."""
+    if exchange.recorder is not None:
+        exchange.recorder.close()
 
 
 async def _used_up(chunks: AsyncIterator[bytes]) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 from .. import __version__
 from ..backends.base import Backend
 from ..backends.registry import create
+from ..cache.wishes import FIELD as CACHE_FIELD
+from ..cache.wishes import take
 from ..compression.compress import Compress
 from ..compression.prune import Prune
 from ..protocol.errors import Draining, InvalidKey, Overloaded, TrimtabError
@@ -25,6 +27,7 @@ from ..protocol.exchange import Caller, Exchange, Price, Receipt, Stage, Target
 from ..protocol.messages import Request
 from .admit import Admit
 from .answer import Answer
+from .caching import Cache
 from .catalogue import Catalogue, Pair, Served
 from .config import Config
 from .controls import FIELD, NONE, Controls, read_controls, read_field
@@ -96,6 +99,7 @@ class Gateway:
         ledger: Ledger,
         limiter: Limiter,
         metrics: Metrics | None = None,
+        cache: Cache | None = None,
         backend: Callable[[ModelConfig], Backend] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -115,7 +119,8 @@ class Gateway:
         self.in_flight = 0
         self.config_error: str | None = None
         self._settle = Settle(limiter, ledger, self.metrics, clock)
-        self._stages = Stages(lambda: self.live.catalogue, clock)
+        self.cache = cache or Cache()
+        self._stages = Stages(lambda: self.live.catalogue, self.cache, clock, wall)
         self._config = config
         self.live = self._build(config)
         self._stages.adopt(self.live.pruning)
@@ -126,6 +131,7 @@ class Gateway:
         """Open the ledger and the backends. Raises LedgerUnusable, or what a backend's start raises."""
         self.ledger.start()
         await self.limiter.start()
+        await self._stages.start()
         await asyncio.gather(*(self._start(served) for served in self.live.catalogue.all()))
         await self.live.pruning.start()
         await self._restore_spending(self._config)
@@ -167,7 +173,7 @@ class Gateway:
         await asyncio.gather(*retired, return_exceptions=True)
         await asyncio.gather(*(served.backend.close() for _, served in self._backends.values()), return_exceptions=True)
         await self.live.pruning.close()
-        await asyncio.to_thread(self._stages.close)
+        await self._stages.close()
         await self.limiter.close()
         await asyncio.to_thread(self.ledger.close)
 
@@ -225,11 +231,15 @@ class Gateway:
     ) -> Exchange:
         """`kind` and `model` are what the receipt calls it, if not what the request says.
 
-        Raises InvalidRequest for a wrong field `trimtab`, which is gone from the request that the exchange holds.
+        Raises InvalidRequest for a wrong field `trimtab` or `cache`, which are gone from the request that the exchange
+        holds.
         """
         said: dict[str, Any] = {}
+        cached: dict[str, Any] = {}
         if FIELD in request.fields:
             request, said = read_field(request)
+        if CACHE_FIELD in request.fields:
+            request, cached = take(request)
         receipt = Receipt(
             id=request_id,
             tenant=caller.tenant.name,
@@ -246,6 +256,8 @@ class Gateway:
         kept = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS]
         made = Exchange(request_id, request, request, caller, receipt, kept, started)
         made.facts["controls"] = controls
+        if cached:
+            made.facts["cache_field"] = cached
         if said or controls is not NONE:
             made.facts |= _wishes(controls, said)
         return made
@@ -276,6 +288,8 @@ class Gateway:
         if not any(backends.values()):
             problems.append("no model is ready yet")
         degraded = [] if self.limiter.healthy else [f"the limit store does not answer: {self.limiter.reason}"]
+        if not self.cache.store.healthy:
+            degraded.append(f"the cache's store does not answer: {self.cache.store.reason}")
         if not self.ledger.healthy:
             degraded.append("the ledger is behind")
         if self.config_error is not None:
@@ -331,7 +345,7 @@ class Gateway:
         if known is not None and known[0] == model:
             return known[1]
         upstream = model.upstream_name(name)
-        target = Target(name, model.backend, upstream, model.resolved_price(), model.max_output_tokens)
+        target = Target(name, model.backend, upstream, model.resolved_price(), model.max_output_tokens, model.epoch)
         return Served(
             target,
             self._backend(model),

@@ -80,6 +80,7 @@ class Metrics:
             "Rewritings that were not provably the same, so that the original went.",
             registry=self.registry,
         )
+        self._recalled = counter("trimtab_cache_lookups", "What the cache found, by request.", "tenant", "outcome")
         self._rejected = counter("trimtab_rejected", "Requests refused before any work.", "code")
         self._attempts = counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
         self._duration = histogram(
@@ -140,6 +141,8 @@ class Metrics:
         for line in receipt.lines:
             if line.stage in _SMALLER:
                 self._smaller(line)
+            elif line.stage == "recall" and line.did != "off":
+                self._recalled(tenant, line.did).inc()
 
     def _smaller(self, line: ReceiptLine) -> None:
         if line.reason == "too small":

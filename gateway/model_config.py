@@ -6,6 +6,8 @@ Knows the shape only: which adapter serves a backend is the gateway's start-up's
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -77,6 +79,9 @@ class ModelLimits(Section):
         return Limits(self.requests_per_minute, self.tokens_per_minute, None, self.concurrent)
 
 
+_NOT_WHO = {"aliases", "listed", "price", "timeouts", "retries", "limits", "fallbacks", "api_key", "headers"}
+
+
 class ModelBase(Section):
     """What every model has. `fallbacks` is the whole list to try, in order: a fallback's own is not followed."""
 
@@ -95,6 +100,12 @@ class ModelBase(Section):
 
     def resolved_price(self) -> Price:
         return Price() if self.price is None else self.price.resolved()
+
+    @property
+    def epoch(self) -> bytes:
+        """A digest of who answers: what a model said before it was moved or exchanged is not what it says now."""
+        who = self.model_dump(mode="json", exclude=_NOT_WHO)
+        return hashlib.sha256(json.dumps(who, sort_keys=True, default=str).encode()).digest()[:8]
 
     def backend_options(self) -> dict[str, Any]:
         """What the backend is made with, secrets in the clear: for backends/registry.py only, never for a log."""

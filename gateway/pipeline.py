@@ -23,7 +23,7 @@ from typing import Any
 
 from ..compression.policy import CompressionPolicy
 from ..protocol.errors import TrimtabError
-from ..protocol.exchange import Exchange, Stage, Target
+from ..protocol.exchange import Exchange, Recorder, Stage, Target
 from ..protocol.messages import Request
 
 log = logging.getLogger("trimtab.pipeline")
@@ -56,8 +56,14 @@ class Pipeline:
         self.stages = list(stages)
         self._seconds = seconds
 
+    async def resume(self, exchange: Exchange) -> None:
+        """The stages behind the one that recalled an answer, which then never came."""
+        exchange.recalled = None
+        names = [line.stage for line in exchange.receipt.lines]
+        await self.optimise(exchange, [stage for stage in self.stages if stage.name not in names])
+
     async def walk(self, exchange: Exchange) -> None:
-        """Raises what `admit` raises; afterwards `exchange.answer` or `exchange.targets` says how to go on."""
+        """Raises what `admit` raises; afterwards `exchange.recalled` or `exchange.targets` says how to go on."""
         await self.admit(exchange)
         await self.optimise(exchange)
 
@@ -92,7 +98,7 @@ class _Walk:
             self._before = _keep(self._exchange)
             await self._try(stage)
             self._done += 1
-            if self._exchange.answer is not None:
+            if self._exchange.recalled is not None:
                 return
 
     async def _try(self, stage: Stage) -> None:
@@ -139,13 +145,16 @@ class _Rest:
             return
 
 
-_Kept = tuple[Request, tuple[Target, ...], str | None]
+_Kept = tuple[Request, tuple[Target, ...], str | None, Recorder | None]
 
 
 def _keep(exchange: Exchange) -> _Kept:
-    return exchange.working, exchange.targets, exchange.draft
+    return exchange.working, exchange.targets, exchange.draft, exchange.recorder
 
 
 def _restore(exchange: Exchange, kept: _Kept) -> None:
-    exchange.working, exchange.targets, exchange.draft = kept
-    exchange.answer = None
+    recorder = exchange.recorder
+    exchange.working, exchange.targets, exchange.draft, exchange.recorder = kept
+    exchange.recalled = None
+    if recorder is not None and recorder is not exchange.recorder:
+        recorder.close()  # whoever waits for this answer must not wait for ever

@@ -9,6 +9,7 @@ It does not know where the bytes come from or go to.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -43,7 +44,8 @@ class StreamRelay:
 
     `feed` takes bytes as they arrive and returns the bytes to send; `finish` is called at the upstream's end.
     `strip_usage`: the client did not ask for usage, we did. `choices`: how many answers were
-    asked for. A multi-line or CRLF stream is normalised to plain LF.
+    asked for. A multi-line or CRLF stream is normalised to plain LF. `record`, once set, is given every block of whole
+    events before anything is taken out of it.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class StreamRelay:
         "error",
         "events",
         "finished",
+        "record",
         "started",
         "usage",
     )
@@ -67,6 +70,7 @@ class StreamRelay:
     def __init__(self, *, strip_usage: bool = False, choices: int = 1) -> None:
         self._strip = strip_usage
         self._unfinished = choices
+        self.record: Callable[[bytes], object] | None = None
         self._tail = b""
         self._mark: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._carriage = False
@@ -132,6 +136,8 @@ class StreamRelay:
     def _watch(self, block: bytes) -> bytes:
         if not _sound(block):
             block = self._before_unsound(block)
+        if self.record is not None:
+            self.record(block)
         self.started = self.started or _ANSWERED.search(block) is not None
         if not self.finished:
             self._unfinished -= len(_FINISH.findall(block))

@@ -24,6 +24,7 @@ from pathlib import Path
 import uvicorn
 
 from .app import create_app
+from .caching import open_cache
 from .config import Config
 from .http import StrictProtocol
 from .ledger import Ledger
@@ -38,7 +39,7 @@ log = logging.getLogger("trimtab.server")
 
 def build(config: Config) -> Gateway:
     """A gateway with the stores that its configuration names."""
-    return Gateway(config, Ledger(config.ledger.path), _limiter(config))
+    return Gateway(config, Ledger(config.ledger.path), _limiter(config), cache=open_cache(config))
 
 
 def _limiter(config: Config) -> Limiter:

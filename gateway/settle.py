@@ -72,10 +72,23 @@ def _saved(exchange: Exchange, price: Price) -> int:
 
     When another one answered, in the proportion of its price for input to the first one's.
     """
-    if exchange.spent is None and exchange.answer is None:
+    if exchange.spent is None:
         return 0
+    if exchange.recalled is not None:
+        return _recalled(exchange, price)
     saved = sum(line.saved_microusd or 0 for line in exchange.receipt.lines)
     first = exchange.targets[0].price if exchange.targets else price
     if not saved or price.input == first.input or not exchange.receipt.target:
         return saved
     return saved * price.input // first.input if first.input else 0
+
+
+def _recalled(exchange: Exchange, price: Price) -> int:
+    """What the answer cost whoever asked for it first, and nobody this time."""
+    usage = exchange.recalled.usage if exchange.recalled is not None else None
+    saved = price.of(usage) if usage is not None else 0
+    for line in exchange.receipt.lines:
+        if line.stage == "recall":
+            line.saved_microusd = saved
+            line.tokens_before, line.tokens_after = (usage.total, 0) if usage is not None else (None, None)
+    return saved

@@ -24,6 +24,7 @@ from ..compression.prune import Prune
 from ..protocol.exchange import Exchange, Stage
 from ..routing.plan import Plan
 from ..routing.route import Route
+from .caching import Cache
 from .catalogue import Catalogue
 from .config import Config
 from .summarise import Summarise, summariser
@@ -53,11 +54,19 @@ class Pruning:
 
 
 class Stages:
-    """Builds the optimisations. `catalogue` gives the models of now; `clock` is monotonic seconds."""
+    """Builds the optimisations. `catalogue` gives the models of now; `clock` is monotonic seconds, `wall` the time."""
 
-    def __init__(self, catalogue: Callable[[], Catalogue], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        catalogue: Callable[[], Catalogue],
+        cache: Cache | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._catalogue = catalogue
+        self._cache = cache or Cache()
         self._clock = clock
+        self._recall = Recall(self._cache.store, self._cache.secret, wall=wall)
         self._pool = Pool()
         self._pruning_pool = Pool(name="prune")  # its work may take ten times as long, and must not hold up the rest
         self._pruned = PrefixMemory()
@@ -76,7 +85,7 @@ class Stages:
 
     def optimisations(self, pruning: Pruning) -> list[Stage]:
         """The stages in their order."""
-        return [Recall(), pruning.stage, self._compress, Plan(), Route()]
+        return [self._recall, pruning.stage, self._compress, Plan(), Route()]
 
     def adopt(self, pruning: Pruning) -> None:
         """The configuration that this was made for serves from now on."""
@@ -84,10 +93,15 @@ class Stages:
         backends = [served.backend for served in self._catalogue().all()]
         self._readers = {name: reader for name, reader in self._readers.items() if reader.backend in backends}
 
-    def close(self) -> None:
-        """Wait for the threads, which stop at their deadlines. Blocks."""
-        self._compress.close()
-        self._pruning_pool.close()
+    async def start(self) -> None:
+        """Open the cache's store; one that is away may also come later."""
+        await self._cache.store.start(lambda change: None)
+
+    async def close(self) -> None:
+        """Wait for the threads, which stop at their deadlines, and for the store to take what it was given."""
+        await asyncio.to_thread(self._compress.close)
+        await asyncio.to_thread(self._pruning_pool.close)
+        await self._cache.store.close()
 
     def _summariser(self, exchange: Exchange) -> Summarise | None:
         return summariser(self._catalogue(), exchange, self._clock)

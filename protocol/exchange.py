@@ -6,7 +6,7 @@ The original request is never edited: stages replace `working`. A stage reads it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -54,11 +54,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose request it is: taken from the key, never from anything else the client says."""
+    """Whose request it is: taken from the key, never from anything else the client says.
+
+    `epoch` digests the policies that can change an answer: what was kept under others is not given again.
+    """
 
     name: str
     limits: Limits = Limits()
     policies: Mapping[type, Any] = field(default_factory=dict)
+    epoch: bytes = b""
 
     def policy(self, kind: type[P]) -> P:
         """This tenant's policy of one room; the room's defaults where the operator set none."""
@@ -77,13 +81,17 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One configured model that can answer: the backend's name, the name the upstream knows it by, its price."""
+    """One configured model that can answer: the backend's name, the name the upstream knows it by, its price.
+
+    `epoch` digests where it is and what it is called there.
+    """
 
     name: str
     backend: str
     upstream_model: str
     price: Price = Price()
     max_output: int | None = None
+    epoch: bytes = b""
 
 
 class Part(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -110,7 +118,8 @@ class Charge(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class ReceiptLine(msgspec.Struct, omit_defaults=True):
-    """What one stage did, or why it did nothing. Money in micro-dollars, time in milliseconds."""
+    """What one stage did, or why it did nothing. Money in micro-dollars, time in milliseconds; `entry` is the cache's
+    name for the answer that was served or drafted."""
 
     stage: str
     did: str
@@ -121,6 +130,7 @@ class ReceiptLine(msgspec.Struct, omit_defaults=True):
     cost_microusd: int | None = None
     ms: float | None = None
     parts: list[Part] = []
+    entry: str | None = None
 
 
 class Receipt(msgspec.Struct, omit_defaults=True):
@@ -150,12 +160,55 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     tags: list[str] = []
 
 
+class Recalled(Protocol):
+    """An answer that nobody need be called for: it is kept, or on its way to somebody who asked the same.
+
+    Both give None when it never comes; then the request goes on as if there had been nothing. `usage` is what it cost
+    whoever asked first, once that is known.
+    """
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    async def whole(self) -> Answer | None: ...
+
+    async def stream(self) -> AsyncIterator[bytes] | None:
+        """Bytes of an SSE body, cut at events, with usage where the upstream told it. Closing it is enough."""
+        ...
+
+
+class Recorder(Protocol):
+    """Is told an answer as it passes, so that it can be given again. It never holds up nor fails the answer."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether others wait for this very answer: then it goes on though its own client has left."""
+        ...
+
+    def unshared(self, then: Callable[[], object]) -> None:
+        """Have `then` called when the last of them has left."""
+        ...
+
+    def event(self, block: bytes) -> None:
+        """Whole events of a stream, as the upstream sent them."""
+        ...
+
+    def done(self, target: str, usage: Usage | None, body: bytes | None = None) -> None:
+        """The answer is complete; `body` where it was no stream."""
+        ...
+
+    def close(self, error: BaseException | None = None) -> None:
+        """No more comes. After `done` this changes nothing."""
+        ...
+
+
 @dataclass(slots=True)
 class Exchange:
     """One request walking the pipeline.
 
-    `targets` is the ranked list of who may answer (the rest are fallbacks); `answer` set by a stage ends the walk;
-    `draft` is text that a near miss leaves for a speculating engine. `spent` is what the answer used, once known.
+    `targets` is the ranked list of who may answer (the rest are fallbacks); `recalled` set by a stage ends the walk;
+    `recorder` wants to be told the answer; `draft` is text that a near miss leaves for a speculating engine. `spent` is
+    what the answer used, once known.
     """
 
     id: str
@@ -167,7 +220,8 @@ class Exchange:
     started: float  # monotonic seconds
     targets: tuple[Target, ...] = ()
     pair: tuple[str, str] | None = None  # the names of the small and the large model, where a route was asked for
-    answer: Answer | None = None
+    recalled: Recalled | None = None
+    recorder: Recorder | None = None
     draft: str | None = None
     spent: Usage | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -192,7 +246,7 @@ class Exchange:
 
 
 class Stage(Protocol):
-    """One step of the way. It may change `working`, `targets`, `answer` or `draft`, and writes its receipt line.
+    """One step of the way. It may change `working`, `targets`, `recalled`, `recorder` or `draft`, and writes its line.
 
     `waits` says whether it ever waits for anything; one that does needs a deadline.
     """

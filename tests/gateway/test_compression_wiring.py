@@ -379,7 +379,7 @@ async def test_the_reader_is_the_same_until_its_model_is_another(monkeypatch: py
     assert stages.scorer("f") is None
     live[0] = catalogue(("a", "openai"))
     assert stages.scorer(None) is None
-    stages.close()
+    await stages.close()
 
 
 def test_whoever_sums_up_is_the_small_model_of_the_route_or_an_engine() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
@@ -30,6 +30,18 @@ class Step:
         await self.act(exchange)
 
 
+class Kept:
+    """An answer that was recalled; nobody reads it here."""
+
+    usage = None
+
+    async def whole(self) -> Answer | None:
+        return Answer(b"{}")
+
+    async def stream(self) -> AsyncIterator[bytes] | None:
+        return None
+
+
 async def nothing(exchange: Exchange) -> None:
     exchange.note("nothing", "did nothing")
 
@@ -41,14 +53,14 @@ async def edit(exchange: Exchange) -> None:
 
 
 async def answer(exchange: Exchange) -> None:
-    exchange.answer = Answer(b"{}")
+    exchange.recalled = Kept()
 
 
 async def spoil_and_fail(exchange: Exchange) -> None:
     exchange.working = exchange.working.with_fields(model="wrong")
     exchange.targets = ()
     exchange.draft = "spoilt"
-    exchange.answer = Answer(b"half")
+    exchange.recalled = Kept()
     raise ZeroDivisionError("a bug")
 
 
@@ -83,7 +95,7 @@ async def test_stages_run_in_order_and_leave_the_original_alone() -> None:
 async def test_an_answer_ends_the_walk() -> None:
     made = exchange()
     await Pipeline(Step("admit", nothing), [Step("recall", answer), Step("edit", edit)]).walk(made)
-    assert made.answer is not None
+    assert made.recalled is not None
     assert ("edit", "edited") not in story(made)
 
 
@@ -98,7 +110,7 @@ async def test_a_stage_that_fails_is_undone_and_the_others_go_on(spoil: Callable
     assert b"temperature" in made.working.encode(), "what the stage before did stays"
     assert [target.name for target in made.targets] == ["m"]
     assert made.draft == "a draft"
-    assert made.answer is None
+    assert made.recalled is None
 
 
 async def test_a_stage_that_dawdles_is_undone_and_the_rest_left_out() -> None:
@@ -181,9 +193,9 @@ async def test_what_does_nothing_says_so() -> None:
     stages = Stages(lambda: Catalogue(()))
     config = Config.model_validate({"models": {"m": {"backend": "fake"}}}, context={"environ": {}})
     await Pipeline(Step("admit", nothing), stages.optimisations(stages.pruning(config))).walk(made)
-    stages.close()
+    await stages.close()
     assert story(made)[1:] == [
-        ("recall", "off"),
+        ("recall", "bypass"),
         ("prune", "off"),
         ("compress", "left alone"),
         ("plan", "off"),

@@ -1,0 +1,178 @@
+"""Identical requests at the same moment share one answer: the first asks, the others wait for what it gets.
+
+A follower of a stream is given its events as they come, so nobody waits longer than by asking. When the first one's
+answer fails before a follower has got anything, the follower goes its own way; a failure is never shared. When the
+first one's client leaves, its answer goes on as long as somebody follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from ..protocol.errors import UpstreamCut
+from ..protocol.messages import Answer, Usage
+from .recording import Recorded, of_stream
+from .replay import Replay
+
+MOST = 8 << 20  # bytes of an answer that are held for others; a larger one is nobody's but its asker's
+
+
+class Flight:
+    """One answer on its way: `event`, `done` and `close` are its asker's, `join` is everybody else's.
+
+    `landed` is called once, with the answer or None, when it is over.
+    """
+
+    def __init__(self, landed: Callable[[Recorded | None], None]) -> None:
+        self._landed = landed
+        self._blocks: list[bytes] = []
+        self._size = 0
+        self._followers = 0
+        self.recorded: Recorded | None = None
+        self._over = False
+        self._error: BaseException | None = None
+        self._lonely: Callable[[], object] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    # What the asker's request tells it.
+
+    @property
+    def shared(self) -> bool:
+        return self._followers > 0
+
+    def unshared(self, then: Callable[[], object]) -> None:
+        self._lonely = then
+
+    def event(self, block: bytes) -> None:
+        if self._over:
+            return
+        self._size += len(block)
+        if self._size > MOST and (not self._followers or self._size > 4 * MOST):
+            self.close()
+            return
+        self._blocks.append(block)
+        self._wake()
+
+    def done(self, target: str, usage: Usage | None, body: bytes | None = None) -> None:
+        if self._over:
+            return
+        if body is None:
+            self.recorded = of_stream(self._blocks, target, usage)
+        else:
+            self.recorded = Recorded("whole", body, target, usage)
+        self._end()
+
+    def close(self, error: BaseException | None = None) -> None:
+        if not self._over:
+            self._error = error
+            self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        fits = self.recorded is not None and len(self.recorded.body) <= MOST
+        self._landed(self.recorded if fits else None)
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    # What a follower sees.
+
+    @property
+    def open(self) -> bool:
+        """Whether it can still be joined."""
+        return not self._over and self._size <= MOST
+
+    def enter(self) -> None:
+        self._followers += 1
+
+    def leave(self) -> None:
+        self._followers -= 1
+        if not self._followers and self._lonely is not None and not self._over:
+            self._lonely()
+
+    async def landing(self) -> Recorded | None:
+        """The complete answer, or None if there will be none."""
+        while not self._over:
+            await self._change()
+        return self.recorded
+
+    async def takeoff(self) -> bool:
+        """Whether its first event has come; False when it is over, or was no stream at all."""
+        while not self._over and not self._blocks:
+            await self._change()
+        return bool(self._blocks)
+
+    async def after(self, place: int) -> bytes | None:
+        """The block at `place`, once it has come; None behind the last. Raises UpstreamCut if the end never comes."""
+        while place >= len(self._blocks):
+            if self._over:
+                if self.recorded is None:
+                    raise UpstreamCut("the answer that this request shared was cut off") from self._error
+                return None
+            await self._change()
+        return self._blocks[place]
+
+    async def _change(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+
+class Follower:
+    """One request's share in a flight; the stream that it gives is itself. Close it, read or not."""
+
+    def __init__(self, flight: Flight) -> None:
+        self._flight = flight
+        self._place = 0
+        self._following = False
+
+    @property
+    def usage(self) -> Usage | None:
+        recorded = self._flight.recorded
+        return None if recorded is None else recorded.usage
+
+    async def whole(self) -> Answer | None:
+        self._follow()
+        try:
+            recorded = await self._flight.landing()
+        finally:
+            await self.aclose()
+        return None if recorded is None else await Replay(recorded).whole()
+
+    async def stream(self) -> AsyncIterator[bytes] | None:
+        self._follow()
+        begun = False
+        try:
+            begun = await self._flight.takeoff()
+        finally:
+            if not begun:
+                await self.aclose()
+        if begun:
+            return self
+        recorded = self._flight.recorded
+        return None if recorded is None else await Replay(recorded).stream()
+
+    def __aiter__(self) -> Follower:
+        return self
+
+    async def __anext__(self) -> bytes:
+        block = await self._flight.after(self._place)
+        if block is None:
+            raise StopAsyncIteration
+        self._place += 1
+        return block
+
+    async def aclose(self) -> None:
+        if self._following:
+            self._following = False
+            self._flight.leave()
+
+    def _follow(self) -> None:
+        if not self._following:
+            self._following = True
+            self._flight.enter()

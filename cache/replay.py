@@ -1,0 +1,188 @@
+"""Gives a kept answer back as it was, or in the other form: a whole answer as a stream, a stream as a whole answer.
+
+In its own form the bytes are the upstream's: same ids, same chunks, same spelling. What is put together or taken apart
+keeps every field, known or not. Pure but for being handed out piece by piece.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+
+from ..protocol.messages import Answer, Usage
+from .recording import DONE, Recorded, datas
+
+_PIECE = 32 << 10  # bytes handed out at once
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_WORDS = re.compile(r"\s*\S+(?:\s+\Z)?|\s+\Z")
+_TEXTS = frozenset({"content", "refusal", "reasoning_content", "reasoning", "text", "arguments"})  # these grow
+
+
+class Replay:
+    """One complete answer, for one request."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+        self.usage = recorded.usage
+
+    async def whole(self) -> Answer:
+        recorded = self._recorded
+        body = recorded.body if recorded.form == "whole" else joined(recorded.body)
+        return Answer(body, recorded.usage)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        recorded = self._recorded
+        body = recorded.body if recorded.form == "stream" else parted(recorded.body, recorded.usage)
+        return _pieces(body + DONE + b"\n\n")
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    start = 0
+    while start < len(body):
+        end = len(body) if len(body) - start <= _PIECE else body.index(b"\n\n", start + _PIECE - 2) + 2
+        yield body[start:end]
+        start = end
+
+
+# A stream as one answer.
+
+
+def joined(events: bytes) -> bytes:
+    """The whole answer that a stream adds up to."""
+    answer: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for data in datas(events):
+        chunk = _decode(data)
+        for name, value in chunk.items():
+            if name == "choices":
+                for choice in value or ():
+                    _add_choice(choices, choice)
+            elif value is not None or name not in answer:
+                answer[name] = value
+    kind = answer.get("object")
+    if kind == "chat.completion.chunk":
+        answer["object"] = "chat.completion"
+    usage = answer.pop("usage", None)
+    answer["choices"] = [_finished(choices[index], index) for index in sorted(choices)]
+    if usage is not None:
+        answer["usage"] = usage
+    return _encode(answer)
+
+
+def _add_choice(choices: dict[int, dict[str, Any]], choice: dict[str, Any]) -> None:
+    known = choices.setdefault(choice.get("index", 0), {})
+    for name, value in choice.items():
+        if name == "delta":
+            _grow(known.setdefault("message", {}), value or {})
+        elif name == "logprobs" and isinstance(value, dict):
+            _append(known, name, value)
+        elif name == "text" and isinstance(value, str):
+            known[name] = (known.get(name) or "") + value
+        elif value is not None or name not in known:
+            known[name] = value
+
+
+def _grow(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    for name, value in delta.items():
+        known = message.get(name)
+        if name in _TEXTS and isinstance(known, str) and isinstance(value, str):
+            message[name] = known + value
+        elif name == "tool_calls":
+            _add_calls(message, value or ())
+        elif isinstance(known, dict) and isinstance(value, dict):
+            _grow(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            known.extend(value)
+        elif value is not None or name not in message:
+            message[name] = value if not isinstance(value, dict | list) else _decode(_encode(value))
+
+
+def _add_calls(message: dict[str, Any], pieces: Any) -> None:
+    calls = message.setdefault("tool_calls", [])
+    for piece in pieces:
+        index = piece.get("index", 0)
+        known = next((call for call in calls if call.get("index", 0) == index), None)
+        # Upstreams that number every call 0 tell them apart by their ids.
+        if known is None or (piece.get("id") and known.get("id") and piece["id"] != known["id"]):
+            calls.append(_decode(_encode(piece)))
+            continue
+        for name, value in piece.items():
+            if name == "function" and isinstance(known.get(name), dict) and isinstance(value, dict):
+                _grow(known[name], value)
+            elif value is not None:
+                known[name] = value
+
+
+def _append(known: dict[str, Any], name: str, value: dict[str, Any]) -> None:
+    lists = known.get(name)
+    if not isinstance(lists, dict):
+        known[name] = _decode(_encode(value))
+        return
+    for key, more in value.items():
+        if isinstance(lists.get(key), list) and isinstance(more, list):
+            lists[key].extend(more)
+        elif more is not None:
+            lists[key] = more
+
+
+def _finished(choice: dict[str, Any], index: int) -> dict[str, Any]:
+    message = choice.get("message")
+    if isinstance(message, dict):
+        message.setdefault("role", "assistant")
+        message.setdefault("content", None)
+        for call in message.get("tool_calls") or ():
+            call.pop("index", None)
+    return {"index": index, **choice}
+
+
+# One answer as a stream.
+
+
+def parted(body: bytes, usage: Usage | None) -> bytes:
+    """The events that a whole answer could have come in: the role, a word at a time, each tool call, the end, usage."""
+    answer = _decode(body)
+    used = answer.pop("usage", None) or (usage.to_openai() if usage is not None else None)
+    choices = answer.pop("choices", None) or []
+    if answer.get("object") == "chat.completion":
+        answer["object"] = "chat.completion.chunk"
+    events = [
+        {**answer, "choices": [part]}
+        for choice in choices
+        for part in (_chat(choice) if "message" in choice else _completion(choice))
+    ]
+    if used is not None:
+        events.append({**answer, "choices": [], "usage": used})
+    return b"".join([b"data: " + _encode(event) + b"\n\n" for event in events])
+
+
+def _chat(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    index = choice.get("index", 0)
+    message = dict(choice.get("message") or {})
+    rest = {name: value for name, value in choice.items() if name not in ("message", "index", "finish_reason")}
+    logprobs = rest.pop("logprobs", None)
+    yield {"index": index, "delta": {"role": message.pop("role", "assistant"), "content": ""}, "finish_reason": None}
+    calls = message.pop("tool_calls", None) or []
+    # In the order in which models say them: the thought, then the answer, then whatever else there is.
+    for name in ("reasoning_content", "reasoning", "content", "refusal"):
+        text = message.pop(name, None)
+        for piece in _WORDS.findall(text) if isinstance(text, str) else ():
+            yield {"index": index, "delta": {name: piece}, "finish_reason": None}
+    if message:
+        yield {"index": index, "delta": message, "finish_reason": None}
+    for place, call in enumerate(calls):
+        yield {"index": index, "delta": {"tool_calls": [{"index": place, **call}]}, "finish_reason": None}
+    if logprobs is not None:
+        yield {"index": index, "delta": {}, "logprobs": logprobs, "finish_reason": None}
+    yield {"index": index, "delta": {}, **rest, "finish_reason": choice.get("finish_reason")}
+
+
+def _completion(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    index = choice.get("index", 0)
+    rest = {name: value for name, value in choice.items() if name not in ("text", "index", "finish_reason")}
+    for piece in _WORDS.findall(choice.get("text") or ""):
+        yield {"index": index, "text": piece, "logprobs": None, "finish_reason": None}
+    yield {"index": index, "text": "", **rest, "finish_reason": choice.get("finish_reason")}
