@@ -21,10 +21,11 @@ MOST = 8 << 20  # bytes of an answer that are held for others; a larger one is n
 class Flight:
     """One answer on its way: `event`, `done` and `close` are its asker's, `join` is everybody else's.
 
-    `landed` is called once, with the answer or None, when it is over.
+    `target` says who gives it, `landed` is called once, with the answer or None, when it is over.
     """
 
-    def __init__(self, landed: Callable[[Recorded | None], None]) -> None:
+    def __init__(self, target: Callable[[], str], landed: Callable[[Recorded | None], None]) -> None:
+        self.target = target
         self._landed = landed
         self._blocks: list[bytes] = []
         self._size = 0
@@ -130,6 +131,10 @@ class Follower:
         self._flight = flight
         self._place = 0
         self._following = False
+
+    @property
+    def target(self) -> str:
+        return self._flight.target()
 
     @property
     def usage(self) -> Usage | None:

@@ -131,7 +131,6 @@ class Recall:
 
     def _serve(self, exchange: Exchange, entry: Entry, outcome: Outcome, reason: str | None) -> None:
         exchange.recalled = Replay(Recorded(entry.form, entry.body, entry.target, entry.usage))
-        exchange.receipt.target = entry.target
         exchange.facts["cache_age"] = max(0, int(self._wall() - entry.made))
         exchange.facts["cache_id"] = entry.id
         self._say(exchange, outcome, reason, entry.id)
@@ -175,7 +174,7 @@ class Recall:
             self._say(exchange, outcome, reason or "and the caller wants nothing kept")
             return
         keeper = _Keeper(self, exchange, at, policy, wished, finding)
-        flight = Flight(keeper)
+        flight = Flight(lambda: exchange.receipt.target, keeper)
         exchange.recorder = flight
         if repeats and wished.read and at.key not in self._flights:
             self._flights[at.key] = flight

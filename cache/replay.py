@@ -27,6 +27,7 @@ class Replay:
 
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
+        self.target = recorded.target
         self.usage = recorded.usage
 
     async def whole(self) -> Answer:

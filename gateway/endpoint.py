@@ -149,7 +149,8 @@ class _Run:
         """What was kept, or what another request gets; it costs nothing. None: it never came, and the walk went on."""
         exchange = self._exchange
         answer = await found
-        if answer is not None:
+        if answer is not None and exchange.recalled is not None:
+            exchange.receipt.target = exchange.recalled.target
             exchange.spent = Usage()
             return answer
         exchange.facts["cache"] = "miss"

@@ -163,9 +163,12 @@ class Receipt(msgspec.Struct, omit_defaults=True):
 class Recalled(Protocol):
     """An answer that nobody need be called for: it is kept, or on its way to somebody who asked the same.
 
-    Both give None when it never comes; then the request goes on as if there had been nothing. `usage` is what it cost
-    whoever asked first, once that is known.
+    Both give None when it never comes; then the request goes on as if there had been nothing. `target` names the model
+    that gave it, `usage` is what it cost whoever asked first; each once it is known.
     """
+
+    @property
+    def target(self) -> str: ...
 
     @property
     def usage(self) -> Usage | None: ...

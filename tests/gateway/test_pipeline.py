@@ -33,6 +33,7 @@ class Step:
 class Kept:
     """An answer that was recalled; nobody reads it here."""
 
+    target = "m"
     usage = None
 
     async def whole(self) -> Answer | None:
