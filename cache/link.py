@@ -94,7 +94,7 @@ class Link:
         task, self._task = self._task, None
         if task is None:
             return
-        if self.up and not await self.drain(within):
+        if self.up and not await self.drain(within) and self._queue:
             log.warning("%d commands for the store were not sent", len(self._queue))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -104,17 +104,22 @@ class Link:
 
         When the caller will never hear of an effect that the command may have had, `undo` is posted.
         """
-        if not self.up:
-            raise LinkDown
-        item = _Item(command, asyncio.get_running_loop().create_future())
-        self.counts["asked"] += 1
-        self._put(item)
+        item = self._asked(command)
         try:
             return await item.future  # type: ignore[misc]
         except BaseException:
             if item.sent and undo is not None:
                 self.post(undo)
             raise
+
+    def send(self, command: Command) -> asyncio.Future[Any]:
+        """The reply that will come, or LinkDown as its exception: sent once and never again after a break.
+
+        Raises LinkDown, at once when the link is down.
+        """
+        future = self._asked(command).future
+        assert future is not None
+        return future
 
     def post(self, command: Command) -> None:
         """Send without waiting: in order, and again after a break, until the store has answered.
@@ -142,6 +147,14 @@ class Link:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._decided.wait()
+
+    def _asked(self, command: Command) -> _Item:
+        if not self.up:
+            raise LinkDown
+        item = _Item(command, asyncio.get_running_loop().create_future())
+        self.counts["asked"] += 1
+        self._put(item)
+        return item
 
     def _put(self, item: _Item) -> None:
         self._queue.append(item)
