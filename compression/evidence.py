@@ -36,7 +36,7 @@ class Reader(Measurer):
         Differences are log-odds between units of this context; the best one's score is the log-odds that there is any
         evidence here at all.
         """
-        if not self._units:
+        if not self.units:
             return np.zeros(0)
         return combined(self.measure(query, query_vector, vectors), shipped().weights if weights is None else weights)
 

@@ -71,7 +71,7 @@ def read(texts: Sequence[str], *, results: bool, deadline: Deadline | None = Non
     found: list[Unit] = []
     base = 0
     for text in texts:
-        parts = tuple(blocks(text))
+        parts = blocks(text, deadline)
         if results and not parts and text.strip():
             parts = (Block(0, len(text), "context", "", 0, len(text)),)
         first = len(found)

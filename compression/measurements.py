@@ -31,7 +31,7 @@ class Measurer:
     """Units read once, for any number of questions. `check` is called now and then, and may raise."""
 
     def __init__(self, units: Sequence[Unit], check: Callable[[], None] = lambda: None) -> None:
-        self._units = units
+        self.units = units
         self._terms, self._held, self._folded = [], [], []
         for at, unit in enumerate(units):
             if at % _CHECK_EVERY == 0:
@@ -60,7 +60,7 @@ class Measurer:
         """BM25 of units (a heading's words count as theirs) and documents, and shares of the question's words."""
         asked = list(dict.fromkeys(bm25.terms(query)))
         own = bm25.counts(asked, self._bags)
-        above = bm25.counts(asked, [self._headings[unit.heading].bag for unit in self._units])
+        above = bm25.counts(asked, [self._headings[unit.heading].bag for unit in self.units])
         both, documents = own + above, self._documents
         whole = self._summed(own) + above[np.unique(documents, return_index=True)[1]]
         lengths = np.bincount(documents, self._lengths).astype(np.float64)
@@ -137,9 +137,9 @@ class Measurer:
         )
         own = np.array([[gram in text for gram in wanted] for text in self._folded], dtype=np.float64)
         above = np.array(
-            [[gram in self._headings[unit.heading].folded for gram in wanted] for unit in self._units], dtype=np.float64
+            [[gram in self._headings[unit.heading].folded for gram in wanted] for unit in self.units], dtype=np.float64
         )
-        shape = (len(self._units), len(wanted))
+        shape = (len(self.units), len(wanted))
         own, above = own.reshape(shape), above.reshape(shape)
         both = np.maximum(own, above)
         whole = self._summed(both) > 0
@@ -175,13 +175,13 @@ class Measurer:
             "accented": (accented, ("meaning", "document_best", "words", "document_words", "grams")),
         }
         out = {f"{how}*{name}": share * found[name] for how, (share, names) in by.items() for name in names}
-        return out | {"foreign": np.full(len(self._units), foreign), "accented": np.full(len(self._units), accented)}
+        return out | {"foreign": np.full(len(self.units), foreign), "accented": np.full(len(self.units), accented)}
 
     def _answers(self, query: str, found: Mapping[str, Floats]) -> dict[str, Floats]:
         """What a unit holds, for each kind of question apart."""
         asked = cues.words(query)
         said = {heading: asked | cues.words(heading) for heading in self._headings}
-        new = [held.beyond(query, said[unit.heading]) for held, unit in zip(self._held, self._units, strict=True)]
+        new = [held.beyond(query, said[unit.heading]) for held, unit in zip(self._held, self.units, strict=True)]
         counted = np.log1p(np.array(new, dtype=np.float64))
         always = np.array([held.always for held in self._held], dtype=np.float64)
         year, date, number, place, by, being, cause = always.T

@@ -92,7 +92,7 @@ def prunable(
     conversation: Conversation, wanted: Sequence[int], named: str | None, deadline: Deadline, says: Says = _as_it_is
 ) -> Iterator[Prunable]:
     """A closer look at some messages; those without documents are left out. Raises OutOfTime."""
-    asked = _questions(conversation, says)
+    asked = _questions(conversation, says, deadline)
     last_user = max((m.index for m in conversation.messages if m.role == "user"), default=0)
     for index in wanted:
         deadline.check()
@@ -121,7 +121,7 @@ def _look(message: Message, query: str, named: bool, deadline: Deadline, says: S
     results = message.role != "user"
     # A question that wants everything wants it of all kinds of material, and is asked before anything is cut.
     why = everything(query)
-    if why is not None and (results or any(map(blocks, texts))):
+    if why is not None and (results or any(blocks(text, deadline) for text in texts)):
         return Prunable(message.index, query, why=why)
     material = read(texts, results=results, deadline=deadline)
     covered = sum(size(unit.text) for unit in material.units)
@@ -136,7 +136,7 @@ def _look(message: Message, query: str, named: bool, deadline: Deadline, says: S
     return Prunable(message.index, query, spans, material, why)
 
 
-def _questions(conversation: Conversation, says: Says) -> Callable[[int], str]:
+def _questions(conversation: Conversation, says: Says, deadline: Deadline) -> Callable[[int], str]:
     """The question that was being asked when a message came, by its index."""
     messages = conversation.messages
 
@@ -145,7 +145,7 @@ def _questions(conversation: Conversation, says: Says) -> Callable[[int], str]:
         """What a user's message asks, without its documents."""
         texts = [says(span) for span in messages[index].spans if span.kind == "text"]
         long = sum(map(len, texts)) > MOST_TEXT
-        return question("\n".join(text if long else beside(text, blocks(text)) for text in texts))
+        return question("\n".join(text if long else beside(text, blocks(text, deadline)) for text in texts))
 
     def before(index: int) -> str:
         """The last question that says something, before a message."""

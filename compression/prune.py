@@ -25,6 +25,7 @@ from .prefix import PrefixMemory
 from .prunable import SMALL
 from .pruning import Plan, Wish, left, plan, prune, versions
 from .sending import Sending, choose
+from .spans import Conversation
 
 if TYPE_CHECKING:
     from .conformal import Calibration
@@ -34,6 +35,7 @@ LEFT_WHOLE = "left_whole"  # a fact of an exchange: something that could be prun
 LARGE = 8_000_000  # bytes above which there is no time to look
 _EXPECTED_SECONDS = 0.05  # that pruning adds to a request, for the tenants who put a price on time
 _LOOKING_UP = 0.1  # seconds at most for what was decided before; a few thousandths for most requests
+_QUICKLY = 128 << 10  # bytes that can be read on the event loop
 _EXPECTED_OUTPUT = 512  # tokens of an answer, where the client sets no lower cap
 _MEMORY = 16 << 20  # bytes of pruned messages that are remembered
 
@@ -80,6 +82,7 @@ class Prune:
         try:
             await self._attend(exchange, wish, policy.context.deadline_ms / 1000)
         except (OutOfTime, Busy) as e:
+            self._unread(exchange)
             self._leave(exchange, e.message)
 
     def _why_not(self, exchange: Exchange, wish: Wish) -> str | None:
@@ -104,18 +107,22 @@ class Prune:
         size = len(exchange.working.body)
         # Past the deadline too, what was pruned before has to look as it did: looking it up has a time of its own.
         grace = Deadline(seconds + _LOOKING_UP, self._clock)
-        made = await self._pool.run(lambda _: plan(exchange.working, wish, self._outcomes, deadline), grace, size)
+        made = await self._pool.run(
+            lambda d: plan(exchange.working, wish, self._outcomes, deadline, d), grace, size, whose=wish.tenant
+        )
         if made is None:
             self._leave(exchange, "a shape that cannot be changed safely")
             return
         late = made.late or (await self._work(made, wish, deadline) if made.jobs else None)
         if made.changes:
             grace = Deadline(seconds + _LOOKING_UP, self._clock)
-            sending = await self._pool.run(lambda d: self._weigh(exchange, made, wish, d), grace, size)
+            sending = await self._pool.run(
+                lambda d: self._weigh(exchange, made, wish, d), grace, size, whose=wish.tenant
+            )
             self._send(exchange, made, sending, late, started)
             return
         if late is not None:
-            self._sent_whole(exchange, made)
+            self._sent_whole(exchange, made.conversation)
         why = late or next((part.why for part in made.parts if part.why), "no documents found")
         self._leave(exchange, why, made.parts)
 
@@ -131,7 +138,9 @@ class Prune:
             return e.message
         try:
             size = len(made.conversation.raw)
-            found = await self._pool.run(lambda d: prune(made, wish, vectors, self._calibration, d), deadline, size)
+            found = await self._pool.run(
+                lambda d: prune(made, wish, vectors, self._calibration, d), deadline, size, whose=wish.tenant
+            )
         except (OutOfTime, Busy) as e:
             return e.message
         for index, outcome in found.items():
@@ -169,12 +178,19 @@ class Prune:
             parts=parts,
         )
 
-    def _sent_whole(self, exchange: Exchange, made: Plan) -> None:
+    def _sent_whole(self, exchange: Exchange, conversation: Conversation) -> None:
         """Remember that it went as it came: pruned on the next turn, it would not be what the provider holds."""
         exchange.facts[LEFT_WHOLE] = True
-        raw = made.conversation.raw
-        pieces = [_tools(exchange), *(raw[message.start : message.end] for message in made.conversation.messages)]
+        raw = conversation.raw
+        pieces = [_tools(exchange), *(raw[message.start : message.end] for message in conversation.messages)]
         self._memory.remember(exchange.tenant.name, _target(exchange), pieces, self._clock())
+
+    def _unread(self, exchange: Exchange) -> None:
+        """The same where there was no thread to read it on, if it can be read here in a millisecond or two."""
+        small = len(exchange.working.body) <= _QUICKLY
+        conversation = Conversation.read(exchange.working) if small else None
+        if conversation is not None:
+            self._sent_whole(exchange, conversation)
 
     def _leave(self, exchange: Exchange, why: str, parts: list[Part] | None = None) -> None:
         self.counts[why] += 1

@@ -20,7 +20,7 @@ from . import bm25, cohesion
 from .abstain import everything, words
 from .conformal import Calibration, keep, relevant
 from .deadline import Deadline
-from .evidence import scores
+from .evidence import Reader
 from .material import Material, announcements, holds_passage, length, without
 from .second_hop import second_hop
 from .units import Unit
@@ -66,13 +66,15 @@ def select(
     units = material.units
     if len(units) <= _LEAST_UNITS:
         return _everything(units, "there is too little to choose from")
-    scored = scores(query, units, query_vector, vectors)
+    deadline = deadline or Deadline(math.inf)
+    reader = Reader(units, deadline.check)
+    scored = reader.scores(query, query_vector, vectors)
     if not relevant(scored, calibration):
         return _everything(units, "nothing scored as relevant")
     wanted = _values_wanted(material, query)
     if wanted is None:
         return _everything(units, "no row or record names what is asked about")
-    choice = _Choice(material, query, np.asarray(vectors), scored, wanted, aim, calibration, deadline)
+    choice = _Choice(material, query, reader, np.asarray(vectors), scored, wanted, aim, calibration, deadline)
     kept = choice.make(np.asarray(query_vector))
     if choice.sizes[~kept].sum() < _LEAST_SAVED:
         return _everything(units, "all of it may bear on the question")
@@ -94,14 +96,15 @@ class _Choice:
         self,
         material: Material,
         query: str,
+        reader: Reader,
         vectors: NDArray[Any],
         scored: Floats,
         wanted: NDArray[np.bool_],
         aim: Aim,
         calibration: Calibration,
-        deadline: Deadline | None,
+        deadline: Deadline,
     ) -> None:
-        self.material, self.units, self.query = material, material.units, query
+        self.material, self.units, self.query, self.reader = material, material.units, query, reader
         self.vectors, self.scored, self.aim, self.calibration = vectors, scored, aim, calibration
         self.wanted = wanted
         self.deadline = deadline
@@ -119,9 +122,9 @@ class _Choice:
     def make(self, query_vector: NDArray[Any]) -> NDArray[np.bool_]:
         kept = keep(self.scored, self.sizes, self.aim.recall, self.calibration).copy()
         kept[self.headings] = False
-        self._check()
-        kept |= second_hop(self.units, self.query, query_vector, self.vectors, self.order, kept)
-        self._check()
+        self.deadline.check()
+        kept |= second_hop(self.reader, self.query, query_vector, self.vectors, self.order, kept)
+        self.deadline.check()
         pinned = self._pinned()
         self._drop_duplicates(kept, pinned)
         kept |= pinned
@@ -138,10 +141,6 @@ class _Choice:
                 return kept
             target += missing
         return np.ones_like(kept)
-
-    def _check(self) -> None:
-        if self.deadline is not None:
-            self.deadline.check()
 
     def _pinned(self) -> NDArray[np.bool_]:
         """What stays whatever it scores."""

@@ -80,9 +80,12 @@ class Plan:
             outcomes.put(digest, outcome, outcome.size)
 
 
-def plan(request: Request, wish: Wish, outcomes: Recent[Outcome], deadline: Deadline) -> Plan | None:
-    """What there is to prune in a request; None where it cannot be read safely."""
-    conversation = Conversation.read(request)
+def plan(request: Request, wish: Wish, outcomes: Recent[Outcome], deadline: Deadline, reading: Deadline) -> Plan | None:
+    """What there is to prune in a request; None where it cannot be read safely.
+
+    Past `deadline` it is a plan of what was decided before, and `late`. Raises OutOfTime past `reading`.
+    """
+    conversation = Conversation.read(request, reading)
     if conversation is None:
         return None
     made = Plan(conversation, keys(conversation, wish.seed, wish.named), {}, [])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import cohesion
 from .abstain import words
-from .evidence import scores
+from .evidence import Reader
 from .unit import Unit
 
 _FROM = 3  # units at the top whose names are followed
@@ -24,21 +24,22 @@ _SHARE = 0.1  # of all units that may be added, or three
 
 
 def second_hop(
-    units: Sequence[Unit],
+    reader: Reader,
     query: str,
     query_vector: NDArray[Any],
     vectors: NDArray[Any],
     order: NDArray[np.intp],
     kept: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """The units to add to those that are `kept`; `order` has the best unit first."""
+    """The units of `reader` to add to those that are `kept`; `order` has the best unit first."""
+    units = reader.units
     added = np.zeros_like(kept)
     top = [int(i) for i in order[:_FROM] if kept[i]]
     found = _bridges(units, query, top)
     if not found:
         return added
     near = np.asarray(query_vector, dtype=np.float64) + vectors[top].mean(axis=0)
-    wider = scores(f"{query} {' '.join(found)}", units, near / (float(np.linalg.norm(near)) or 1.0), vectors)
+    wider = reader.scores(f"{query} {' '.join(found)}", near / (float(np.linalg.norm(near)) or 1.0), vectors)
     # Above the average is enough: the names are rare, and the half they lead to shares little with the question.
     usual = float(wider.mean())
     places = {i for where in found.values() for i in where if wider[i] > usual and not kept[i]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from trimtab.compression.conformal import Calibration
 from trimtab.compression.material import MARK
 from trimtab.compression.policy import CompressionPolicy, ContextPolicy
+from trimtab.compression.pool import Busy
 from trimtab.compression.prune import Prune
 from trimtab.protocol.errors import Overloaded
 from trimtab.protocol.exchange import Caller, Exchange, Price, Receipt, ReceiptLine, Target, Tenant
@@ -395,6 +397,42 @@ async def test_odd_texts_come_back_or_out_of_time(hashed_words: Any, content: st
         await asyncio.wait_for(stage(hashed_words)(made), 60)
         assert len(made.receipt.lines) == 1
         json.loads(made.working.encode())
+
+
+async def test_what_went_whole_for_want_of_a_thread_stays_whole_on_the_next_turn(hashed_words: Any) -> None:
+    """A provider holds it as it was sent. No tenant takes every thread: each call says whose it is."""
+    prune = stage(hashed_words)
+    whose: list[str] = []
+
+    async def none_free(*given: Any, **named: Any) -> Any:
+        whose.append(named["whose"])
+        raise Busy("every compression thread is at work")
+
+    run_, prune._pool.run = prune._pool.run, none_free  # type: ignore[method-assign]
+    first = [asks(QUESTION, FACT)]
+    _, line = await run(prune, exchange(first))
+    assert (line.did, line.reason, whose) == ("left alone", "every compression thread is at work", ["t"])
+
+    async def noting(*given: Any, **named: Any) -> Any:
+        whose.append(named["whose"])
+        return await run_(*given, **named)
+
+    prune._pool.run = noting  # type: ignore[method-assign]
+    grown = [*first, {"role": "assistant", "content": "Ludovika Brandt."}, {"role": "user", "content": "And the year?"}]
+    sent, _ = await run(prune, exchange(grown))
+    assert sent == grown
+    sent, _ = await run(stage(hashed_words), exchange(grown))
+    assert sent != grown
+    assert whose == ["t"] * 4  # none free, then the look, the choice and the gate's word
+
+
+async def test_reading_a_request_ends_with_its_time(hashed_words: Any) -> None:
+    ticks = itertools.count()
+    prune = stage(hashed_words, clock=lambda: float(next(ticks)))
+    messages = [asks(QUESTION, FACT), *({"role": "user", "content": "and?"} for _ in range(3000))]
+    _, line = await run(prune, exchange(messages))
+    # The time to look up what was decided before, which is the only one that ends while a request is read.
+    assert (line.did, line.reason) == ("left alone", "it would have taken longer than 20100 ms")
 
 
 async def test_with_the_bundled_model() -> None:
