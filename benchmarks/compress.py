@@ -41,7 +41,7 @@ POLICIES = {"lossless": LOSSLESS, "shared tools": SHARED}
 
 
 def main() -> int:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "the reader is asked about the first one")
     parser.add_argument("--bfcl", type=Path, metavar="DIR", help="the folder that holds bfcl_eval")
     parser.add_argument("--weights", default="smollm2-135m-instruct", help="the reader: a model of the engine's")
     parser.add_argument("--readings", type=int, default=40, help="questions that the reader is asked")
@@ -54,13 +54,13 @@ def main() -> int:
     else:
         rows += tool_sets(options.bfcl, 100 if options.quick else None)
         rows += asyncio.run(sessions(Sessions(options.bfcl), 5 if options.quick else options.sessions))
-    if options.data is None:
+    if not options.data:
         notes.append("no --data: the reader was left out")
     else:
         from compress_reader import readings
 
         count = 2 if options.quick else options.readings
-        rows += asyncio.run(readings(options.data, options.weights, count, options.seed))
+        rows += asyncio.run(readings(options.data[0], options.weights, count, options.seed))
     Report("compress", rows, options.seed, notes).publish(options.json)
     return 0
 

@@ -1,6 +1,6 @@
 """How much of a context can go while the answer stays: twenty documents, of which one holds it.
 
-    python benchmarks/context.py --data FILE [FILE ...] [--train FILE ...] [--json OUT] [--quick] [--peers PYTHON]
+    python benchmarks/context.py --data FILE [FILE ...] [--train FILE ...] [--json OUT] [--quick] [--peers DIR]
 
 Without --train the calibration that ships is measured, so give it files that it was not fitted on. With --train
 everything is fitted anew: each fifth of the data (by article or passage) is scored by what was fitted on the other
@@ -34,6 +34,7 @@ SHARES = (0.05, 0.10, 0.20, 0.30)
 RECALLS = (0.95, 0.99)
 BARS = {"survive_5": 0.92, "survive_10": 0.985}  # NQ, twenty documents
 PEERS_MOST = 300
+PEERS_PYTHON = "headroom/bin/python"
 COLD = 12
 PARTS = 5  # of the data, each scored by what was fitted on the others
 
@@ -54,20 +55,25 @@ class Data:
 
 
 def main() -> int:
-    parser = arguments(__doc__, files=True)
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="a Python with headroom-ai and kompact installed")
+    parser = arguments(__doc__, "contexts are made of these")
+    parser.add_argument(
+        "--peers", type=Path, metavar="DIR", help="holds headroom/bin/python, with headroom-ai and kompact"
+    )
     options = parser.parse_args()
     if not options.data:
         print("context: nothing to measure; give --data FILE")
         return 0
+    peers = options.peers / PEERS_PYTHON if options.peers is not None else None
+    if peers is not None and not peers.is_file():
+        parser.error(f"--peers: there is no {peers}; install headroom-ai and kompact in an environment there")
     most = 40 if options.quick else None
     vectors = Vectors()
     data = prepare(options.data, options.train, vectors, most)
     rows: list[Row] = []
     for one in data:
         found = rows_of(one, options.seed) + times(one, vectors, options.seed)
-        if options.peers is not None:
-            found += peer_rows(one, options.peers, most or PEERS_MOST)
+        if peers is not None:
+            found += peer_rows(one, peers, most or PEERS_MOST)
         rows += named(found, one.name, one is data[0])
     fitted = "cross-validated on --train" if options.train else "by the calibration that ships"
     notes = [

@@ -123,22 +123,22 @@ def rows(result: dict[str, Any], system: str) -> list[Row]:
 
 def in_a_process(options: argparse.Namespace, runtime: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", runtime, "--seed", str(options.seed)]
-    for name in ("data", "torch", "threads"):
-        if getattr(options, name) is not None:
-            command += [f"--{name}", str(getattr(options, name))]
+    for name, given in (("data", options.data[:1]), ("torch", [options.torch]), ("threads", [options.threads])):
+        command += [word for one in given if one is not None for word in (f"--{name}", str(one))]
     done = subprocess.run([*command, *(["--quick"] if options.quick else [])], stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "texts are the sentences of the first one")
     parser.add_argument("--torch", metavar="MODEL", help="the original of the bundled model")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--measure", choices=("onnx", "torch"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     count = 600 if options.quick else 2000
-    texts = from_file(options.data, count, options.seed) if options.data else made_up(count, options.seed)
+    data = options.data[0] if options.data else None
+    texts = from_file(data, count, options.seed) if data else made_up(count, options.seed)
     if options.measure:
         model = options.torch if options.measure == "torch" else None
         made = EmbedOptions(options.measure, model, threads=options.threads)
@@ -146,9 +146,7 @@ def main() -> None:
         return
     small = in_a_process(options, "onnx")
     report = Report("embed", rows(small, "onnx int8"), seed=options.seed)
-    report.notes.append(
-        f"Texts: {options.data.name if options.data else 'made up'}. Memory is counted beside Python's."
-    )
+    report.notes.append(f"Texts: {data.name if data else 'made up'}. Memory is counted beside Python's.")
     if options.torch:
         original = in_a_process(options, "torch")
         cosines = np.sum(np.array(small["vectors"]) * np.array(original["vectors"]), axis=1)

@@ -8,7 +8,6 @@ second on one thread, the best of several rounds: other work on the machine dist
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import math
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import arguments
 
 import trimtab
 from trimtab.backends.engine.gguf import GGUF
@@ -34,7 +34,7 @@ QUESTION = [
 
 
 def main() -> None:
-    options = arguments()
+    options = arguments(__doc__, "perplexity is measured on the first one").parse_args()
     path = fetch(DEFAULT)
     rows = [row("load_s", *loading(path), unit="s", bar=2.0, below=True)]
     engine = load(path, lambda: datetime.now(UTC), None, None, 1)
@@ -42,19 +42,10 @@ def main() -> None:
     rows.append(row("decode_tok_per_cpu_s", decoding(engine, rounds), rounds * 100))
     rows += [row(f"prefill_{n}_tok_per_cpu_s", reading(engine, n, rounds), rounds * n) for n in (64, 512)]
     if options.data:
-        rows += perplexities(engine, path, passages(options.data, 6 if options.quick else 40))
+        rows += perplexities(engine, path, passages(options.data[0], 6 if options.quick else 40))
     show(rows)
     if options.json:
         options.json.write_text(json.dumps(report(rows), indent=1) + "\n")
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--train", type=Path, help="not used: nothing is fitted here")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    return parser.parse_args()
 
 
 def loading(path: Path) -> tuple[float, int]:

@@ -129,17 +129,14 @@ def tidy(value: float) -> float:
     return value if isinstance(value, int) or value == int(value) else float(f"{value:.4g}")
 
 
-def arguments(doc: str | None, *, files: bool = False) -> argparse.ArgumentParser:
-    """The options that every benchmark has. With `files`, --data and --train are lists of files, empty by default."""
+def arguments(doc: str | None, data: str = argparse.SUPPRESS) -> argparse.ArgumentParser:
+    """The options that every benchmark has. `data` says what --data is read for; many need none, and take it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows there as well")
     parser.add_argument("--quick", action="store_true", help="end within a minute; the figures are rough")
     parser.add_argument("--seed", type=int, default=0)
-    for name in ("--data", "--train"):
-        if files:
-            parser.add_argument(name, type=Path, nargs="+", default=[], metavar="FILE")
-        else:
-            parser.add_argument(name, type=Path, help=argparse.SUPPRESS)  # every benchmark takes them; most need none
+    parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help=data)
+    parser.add_argument("--train", type=Path, nargs="+", default=[], metavar="FILE", help=argparse.SUPPRESS)
     return parser
 
 

@@ -1,18 +1,20 @@
 """Leaving out tools: fit the margin on one half of BFCL's live_multiple, report recall and tokens on the other.
 
-    python benchmarks/tool_choice.py --data FOLDER [--model all-MiniLM-L6-v2] [--json OUT]
+    python benchmarks/tool_choice.py --bfcl DIR [--model MODEL | --words] [--recall 0.995] [--json OUT] [--quick]
 
-FOLDER is `bfcl_eval/data` of the bfcl-eval package. Rows are split by a hash of their question; the fit sees half 0
-only (with the sets `multiple` and `parallel_multiple`, split the same way). Recall is the share of rows that keep every
-tool of the right answer. The first turns of multi_turn_base are a test on data of another kind.
+DIR holds bfcl_eval (pip install --no-deps --target DIR bfcl-eval). Rows are split by a hash of their question; the fit
+sees half 0 only (with the sets `multiple` and `parallel_multiple`, split the same way), and what ships is what was
+fitted. Recall is the share of rows that keep every tool of the right answer. The first turns of multi_turn_base are a
+test on data of another kind. Vectors are the bundled embedder's, MODEL's of sentence-transformers, or none.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import json
 import math
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 
+from trimtab.backends.embed import open_embedder
 from trimtab.compression import tool_choice
 from trimtab.compression.deadline import Deadline
 from trimtab.compression.policy import ToolsPolicy
@@ -81,14 +85,24 @@ def first_turns(folder: Path) -> Iterator[Row]:
         yield Row("multi_turn first", r["question"][0], tools, right)
 
 
-def embedded(found: Sequence[Row], model: str | None) -> Mapping[str, Any] | None:
-    if model is None:
-        return None
-    from sentence_transformers import SentenceTransformer
-
+def embedded(found: Sequence[Row], model: str | None) -> Mapping[str, Any]:
+    """The vectors of all questions and tools, by the text: MODEL's of sentence-transformers, else the bundled one's."""
     texts = sorted({r.question for r in found} | {said(tool) for r in found for tool in r.tools})
-    vectors = SentenceTransformer(model, device="cpu").encode(texts, normalize_embeddings=True)
+    if model is None:
+        vectors = asyncio.run(_bundled(texts))
+    else:
+        from sentence_transformers import SentenceTransformer
+
+        vectors = SentenceTransformer(model, device="cpu").encode(texts, normalize_embeddings=True)
     return dict(zip(texts, vectors, strict=True))
+
+
+async def _bundled(texts: Sequence[str]) -> Any:
+    embedder = open_embedder()
+    try:
+        return await embedder.embed(texts)
+    finally:
+        await embedder.close()
 
 
 def said(tool: Mapping[str, Any]) -> str:
@@ -136,9 +150,30 @@ def calibrated(
     return [round(float(v), 3) for v in w], margins
 
 
-def report(name: str, found: Sequence[Row], vectors: Mapping[str, Any] | None, recall: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Outcome:
+    """What the tier did to some rows: requests, those it acted on, those that kept every right tool, tokens."""
+
+    rows: int
+    acted: int
+    kept: int
+    share: float
+
+    def report(self, name: str, recall: float) -> list[report.Row]:
+        recalled = f"recall_{name}", self.kept / self.rows
+        return [
+            # Where nothing was left out there is no recall to speak of.
+            report.at_least(*recalled, recall, unit="share", n=self.rows)
+            if self.acted
+            else report.Row(*recalled, "share", self.rows),
+            report.Row(f"acted_{name}", self.acted / self.rows, "share", self.rows),
+            report.Row(f"tokens_kept_{name}", self.share, "share", self.rows),
+        ]
+
+
+def outcome(found: Sequence[Row], vectors: Mapping[str, Any] | None, recall: float) -> Outcome:
     """Run the tier itself over rows."""
-    kept_all = acted = before = after = 0
+    kept = acted = before = after = 0
     for row in found:
         raw = json.dumps([{"type": "function", "function": t} for t in row.tools]).encode()
         conversation = Conversation.read(Request.build("chat", {"model": "m", "messages": row.messages}))
@@ -146,35 +181,45 @@ def report(name: str, found: Sequence[Row], vectors: Mapping[str, Any] | None, r
         policy = ToolsPolicy(enabled=True, recall=recall)
         made = tool_choice.tools(conversation, raw, policy, Deadline(60), vectors).raw or raw
         left = {tool["function"]["name"] for tool in json.loads(made)}
-        kept_all += all(row.tools[i]["name"] in left for i in row.right)
+        kept += all(row.tools[i]["name"] in left for i in row.right)
         acted += made != raw
         before, after = before + estimate(raw.decode()), after + estimate(made.decode())
-    share = after / max(1, before)
-    print(f"{name:28} {len(found):5} rows, acted on {acted:4}, recall {kept_all / len(found):8.3%}, "
-          f"missed {len(found) - kept_all:2}, tokens kept {share:6.1%}")  # fmt: skip
-    return {"rows": len(found), "acted": acted, "recall": kept_all / len(found), "tokens_kept": share}
+    return Outcome(len(found), acted, kept, after / max(1, before))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="bfcl_eval/data")
-    parser.add_argument("--model", help="a sentence-transformers model, or its folder; without it, words alone")
-    parser.add_argument("--recall", type=float, default=0.995)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    found, turns = list(rows(args.data)), list(first_turns(args.data))
-    vectors = embedded([*found, *turns], args.model)
-    weights, margins = calibrated(found, vectors)
-    print("weights", weights, "margins", margins)
+def groups(found: Sequence[Row], turns: Sequence[Row]) -> dict[str, Sequence[Row]]:
     other = [r for r in found if r.half == 1]
     live = [r for r in other if r.kind == "live_multiple"]
-    groups = {"live_multiple": live, "live_multiple, 5 or more": [r for r in live if len(r.tools) >= 5],
-              "multiple": [r for r in other if r.kind == "multiple"],
-              "parallel": [r for r in other if "parallel" in r.kind], "multi_turn, first turns": turns}  # fmt: skip
-    out = {name: report(name, group, vectors, args.recall) for name, group in groups.items()}
-    if args.json:
-        args.json.write_text(json.dumps({"weights": weights, "margins": margins, "rows": out}, indent=1) + "\n")
+    return {
+        "live_multiple": live,
+        "live_multiple_5_or_more": [r for r in live if len(r.tools) >= 5],
+        "multiple": [r for r in other if r.kind == "multiple"],
+        "parallel": [r for r in other if "parallel" in r.kind],
+        "multi_turn_first": turns,
+    }
+
+
+def main() -> int:
+    parser = report.arguments(__doc__)
+    parser.add_argument("--bfcl", type=Path, metavar="DIR", help="the folder that holds bfcl_eval")
+    parser.add_argument("--model", help="a sentence-transformers model, or its folder, in place of the bundled one")
+    parser.add_argument("--words", action="store_true", help="no vectors, words alone")
+    parser.add_argument("--recall", type=float, default=0.995)
+    options = parser.parse_args()
+    if options.bfcl is None:
+        print("tool_choice: nothing to measure; give --bfcl DIR")
+        return 0
+    folder = options.bfcl / "bfcl_eval" / "data"
+    step = 10 if options.quick else 1
+    found, turns = [*rows(folder)][::step], [*first_turns(folder)][::step]
+    vectors = None if options.words else embedded([*found, *turns], options.model)
+    weights, margins = calibrated(found, vectors)
+    made = {name: outcome(group, vectors, options.recall) for name, group in groups(found, turns).items()}
+    notes = [f"fitted on the other half: weights {weights}, margins {margins}; measured by what ships"]
+    table = [row for name, one in made.items() for row in one.report(name, options.recall)]
+    report.Report("tool_choice", table, options.seed, notes).publish(options.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
