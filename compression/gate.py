@@ -149,20 +149,33 @@ def too_short(candidate: Candidate, terms: Terms) -> bool:
     )
 
 
+def rounding(terms: Terms) -> float:
+    """What a change has to save now, before any of it is cached: the discount on one of the provider's steps.
+
+    Only whole steps are cached. A prompt that is a few tokens shorter falls below a step that the original reaches on
+    some later turn, and on which one nobody knows beforehand. One that is shorter by this much gains on such a turn
+    too, as long as it is shorter by no more than a step; longer changes have gained more by then than one step takes.
+    It weighs less where the conversation may end here, and nothing where a change was made before.
+    """
+    rules, weights = terms.rules, terms.weights
+    return min(1.0, terms.again) * rules.step * max(0.0, weights.input - weights.cached)
+
+
 def expansion(keep: float) -> float:
     """Expected answer tokens, times those of the unchanged request, when lossy tiers left `keep` of it."""
     return 1.0 + _EXPANSION * max(0.0, _HARMLESS - keep)
 
 
 def decide(candidates: Sequence[Candidate], terms: Terms, instead: int = 0) -> Decision:
-    """The cheapest candidate now and on the next turn that costs no more now than the first, which is the original.
+    """The cheapest candidate now and on the next turn that costs no more now than the first, which is the original,
+    and less than it by what rounding may take later.
 
     Equal ones: the earlier. One below the floor, or too short, is not looked at. `instead`: tokens of the original's
     beginning that would be cached if nothing had ever been changed; it bears on what is said to be saved, not on the
     choice.
     """
     first = candidates[0]
-    limit, least, chosen = cost_now(first, terms, original=True), _whole(first, terms), 0
+    limit, least, chosen = cost_now(first, terms, original=True) - rounding(terms), _whole(first, terms), 0
     for i, candidate in enumerate(candidates[1:], 1):
         if candidate.keep < terms.floor or (terms.grows and too_short(candidate, terms)):
             continue
@@ -211,7 +224,10 @@ def _why_not(candidates: Sequence[Candidate], terms: Terms) -> str:
         return f"less than the floor of {terms.floor:g} would be left"
     allowed = [c for c in others if c.keep >= terms.floor]
     if any(_prompt_cost(c, terms) < _prompt_cost(first, terms) for c in allowed):
-        if any(cost_now(c, terms) <= cost_now(first, terms, original=True) for c in allowed):
+        spared = cost_now(first, terms, original=True) - min(cost_now(c, terms) for c in allowed)
+        if 0 <= spared < rounding(terms):
+            return "it saves less than the provider's cache may lose by rounding"
+        if spared >= 0:
             return "it would be too short for the provider's cache on the next turn"
         return "the wait or a longer answer would cost more than it saves"
     return "the provider's cache of what was sent before is worth more"

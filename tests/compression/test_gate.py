@@ -123,6 +123,47 @@ def test_a_prompt_is_not_made_too_short_to_be_cached() -> None:
     assert decide([Candidate(3_000), Candidate(600, keep=0.7)], under).chosen == 1
 
 
+@given(
+    weights=st.sampled_from([Weights(1.25, 0.125, 10.0, money=True), Weights(2.0, 0.5, 8.0, money=True)]),
+    before=st.integers(1_024, 9_000),
+    turns=st.lists(st.integers(1, 1_500), min_size=1, max_size=12),
+    saving=st.integers(1, 128),
+)
+def test_a_session_never_pays_for_a_step_that_a_small_saving_missed(
+    weights: Weights, before: int, turns: list[int], saving: int
+) -> None:
+    """Agents' sessions with GPT-5 cost up to 0.5 % more for 38 tokens of escapes in one result: prompts that the
+    provider cached up to a multiple of 128 fell just below it."""
+    sizes = [before + saving + sum(turns[: i + 1]) for i in range(len(turns))]
+    under = Terms(weights, again=3.0)
+    if not decide([Candidate(sizes[0], before), Candidate(sizes[0] - saving, before)], under).chosen:
+        return
+    original = shorter = 0.0
+    for i, size in enumerate(sizes):
+        last = sizes[i - 1] if i else before
+        original += _bill(size, last, weights)
+        shorter += _bill(size - saving, last - saving if i else before, weights)
+    assert shorter <= original + 1e-6
+
+
+def _bill(size: int, beginning: int, weights: Weights) -> float:
+    cached = OPENAI.cached(beginning)
+    return (size - cached) * weights.input + cached * weights.cached
+
+
+def test_a_saving_smaller_than_the_cache_may_lose_by_rounding_is_refused_and_named() -> None:
+    under = Terms(Weights(1.25, 0.125, 10.0, money=True))
+    ways = [Candidate(5_000, 4_000), Candidate(4_963, 4_000)]
+    decision = decide(ways, under)
+    assert (decision.chosen, decision.saved_microusd) == (0, 0)
+    assert decision.reason == "it saves less than the provider's cache may lose by rounding"
+    assert decide([ways[0], Candidate(4_880, 4_000)], under).chosen == 1
+    # What was changed before stays so; pages of sixteen tokens hardly round; no discount, nothing to lose.
+    assert decide(ways, Terms(under.weights, again=0.0, grows=False)).chosen == 1
+    assert decide(ways, Terms(under.weights, PAGES)).chosen == 1
+    assert decide(ways, Terms(Weights(2.0, 2.0, 8.0, money=True))).chosen == 1
+
+
 def test_below_the_floor_is_refused_and_named() -> None:
     decision = decide([Candidate(10_000), Candidate(4_000, keep=0.4)], Terms(Weights.of(TWO_DOLLARS)))
     assert decision.reason == "less than the floor of 0.5 would be left"
