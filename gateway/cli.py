@@ -6,6 +6,8 @@ Nothing heavy is imported until the command that needs it runs, so `trimtab --he
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEVELS = ("debug", "info", "warning", "error")
 _EPILOG = """examples:
   trimtab serve                          the small bundled model on http://127.0.0.1:4000, no keys, this machine only
@@ -44,11 +47,25 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         status: int = args.run(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        _forget_output()
+        return 1
+    except OSError as e:
+        if e.errno not in _FULL:
+            raise
+        _forget_output()
+        print(f"trimtab: cannot write: {e.strerror}; make room, or write elsewhere", file=sys.stderr)
         return 1
     return status
+
+
+def _forget_output() -> None:
+    """Let what could not be written go nowhere, or Python would try once more as it ends, and complain again."""
+    with contextlib.suppress(OSError, ValueError):  # standard output is no file, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,16 @@ def test_what_was_dropped_is_the_oldest() -> None:
     before, after = [b"s", b"1", b"2", b"3", b"4"], [b"s", b"sum 3", b"4"]
     assert paired(before, after) == [(0, 0), (1, None), (2, None), (3, 1), (4, 2)]
     assert paired(after, before) == [(0, 0), (None, 1), (None, 2), (1, 3), (2, 4)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_full_disk_is_one_line_and_not_a_success(desk: Desk, form: list[str]) -> None:
+    start = "import sys; from trimtab.gateway.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "explain", "r.json", "-c", "c.yaml", "-t", "acme", *form]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=desk.folder)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "trimtab: cannot write: No space left on device; make room, or write elsewhere\n",
+    )
