@@ -63,7 +63,7 @@ class Dialler:
         except WireFault:
             await wire.close()
             raise
-        except (RedisError, OSError, TimeoutError) as e:
+        except Exception as e:
             await wire.close()
             raise WireFault(_plain(e)) from None
         except BaseException:
@@ -94,7 +94,7 @@ class RedisWire:
                 await self._load()
                 for i, reply in zip(unknown, await self._send([calls[i] for i in unknown]), strict=True):
                     replies[i] = reply
-        except (RedisError, OSError) as e:
+        except Exception as e:  # the library raises whatever it meets in bytes that are no protocol
             raise WireFault(_plain(e)) from None
         for i, reply in enumerate(replies):
             if isinstance(reply, ResponseError) and commands[i][0] not in self._digests:

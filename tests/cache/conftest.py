@@ -1,0 +1,58 @@
+"""The stores, in this process and in a real Valkey."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from stores import SECRET, Clock, Heard
+from valkeys import Valkey
+
+from trimtab.cache.store_memory import MemoryStore
+from trimtab.cache.store_redis import RedisStore
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Valkey]:
+    server = Valkey(**{"enable-debug-command": "local"}).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> Valkey:
+    """The session's server, emptied."""
+    valkey_server.say("FLUSHALL")
+    return valkey_server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Valkey]:
+    """A server of the test's own, to be killed and filled."""
+    server = Valkey(tcp=True, **{"enable-debug-command": "local"}).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[MemoryStore | RedisStore]:
+    """Either store, empty and begun; `heard` is what it told."""
+    if request.param == "memory":
+        made: MemoryStore | RedisStore = MemoryStore(clock, random.Random(7))
+    else:
+        made = RedisStore(request.getfixturevalue("valkey").url, SECRET, timeout=5.0, clock=clock)
+    await made.start(request.getfixturevalue("heard"))
+    assert made.healthy
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
