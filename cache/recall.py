@@ -22,7 +22,7 @@ from .key import Place, Scope, last_question, place, with_family
 from .policy import CachePolicy
 from .recording import Recorded, unfit
 from .replay import Replay
-from .store import Store
+from .store import Change, Store
 from .wishes import Wishes, wishes
 
 log = logging.getLogger("trimtab.cache")
@@ -32,11 +32,13 @@ Outcome = Literal["hit", "semantic-hit", "near", "miss", "bypass", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the semantic tier found. `vector` is the question's (float16), to be kept with its answer; `entry` is there
-    for `semantic-hit` and `near`; `draft` is the text that a `near` leaves to whoever speculates."""
+    """What the semantic tier found for the question at `at`. `vector` is the question's (float16), to be kept with its
+    answer; `entry` and `score` are the best candidate's, served or not; `draft` is the text that a `near` leaves to
+    whoever speculates."""
 
     outcome: Outcome
     reason: str
+    at: Place
     vector: bytes | None = None
     entry: Entry | None = None
     score: float | None = None
@@ -56,6 +58,10 @@ class Semantic(Protocol):
 
     def served(self, exchange: Exchange, finding: Finding) -> None:
         """A `semantic-hit` goes out. Never waits."""
+        ...
+
+    def heard(self, change: Change) -> None:
+        """Something came to the store, or went."""
         ...
 
 
@@ -100,7 +106,8 @@ class Recall:
             self._say(exchange, "bypass", no_exact)
             return
         if finding is not None and finding.outcome == "semantic-hit" and finding.entry is not None:
-            self._serve(exchange, finding.entry, "semantic-hit", finding.reason)
+            self._store.used(finding.entry)
+            self._serve(exchange, finding.entry, "semantic-hit", finding.reason, finding.score)
             return
         self._record(exchange, at, policy, wished, finding, repeats=no_exact is None)
 
@@ -129,11 +136,13 @@ class Recall:
         now = self._wall()
         return now < entry.expires and (wished.max_age is None or now - entry.made <= wished.max_age)
 
-    def _serve(self, exchange: Exchange, entry: Entry, outcome: Outcome, reason: str | None) -> None:
+    def _serve(
+        self, exchange: Exchange, entry: Entry, outcome: Outcome, reason: str | None, score: float | None = None
+    ) -> None:
         exchange.recalled = Replay(Recorded(entry.form, entry.body, entry.target, entry.usage))
         exchange.facts["cache_age"] = max(0, int(self._wall() - entry.made))
         exchange.facts["cache_id"] = entry.id
-        self._say(exchange, outcome, reason, entry.id)
+        self._say(exchange, outcome, reason, entry.id, score)
 
     # Another wording.
 
@@ -179,7 +188,8 @@ class Recall:
         if repeats and wished.read and at.key not in self._flights:
             self._flights[at.key] = flight
             keeper.flight = flight
-        self._say(exchange, outcome, reason, None if finding is None or finding.entry is None else finding.entry.id)
+        near = None if finding is None or finding.entry is None else finding.entry.id
+        self._say(exchange, outcome, reason, near, None if finding is None else finding.score)
 
     def landed(self, flight: Flight, at: Place) -> None:
         if self._flights.get(at.key) is flight:
@@ -196,9 +206,16 @@ class Recall:
     def now(self) -> float:
         return self._wall()
 
-    def _say(self, exchange: Exchange, outcome: Outcome, reason: str | None, entry_id: str | None = None) -> None:
+    def _say(
+        self,
+        exchange: Exchange,
+        outcome: Outcome,
+        reason: str | None,
+        entry_id: str | None = None,
+        score: float | None = None,
+    ) -> None:
         exchange.facts["cache"] = outcome
-        exchange.note(self.name, outcome, reason, entry=entry_id)
+        exchange.note(self.name, outcome, reason, entry=entry_id, score=score)
 
 
 class _Keeper:
@@ -243,7 +260,7 @@ class _Keeper:
         at, exchange = self._at, self._exchange
         now = self._recall.now()
         vector = None if self._finding is None else self._finding.vector
-        placed = with_family(self._recall._secret, at, exchange.original) if vector is not None else at
+        placed = at if self._finding is None or vector is None else self._finding.at
         return Entry(
             id=at.id,
             tenant=at.scope.tenant,

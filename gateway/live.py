@@ -18,6 +18,7 @@ from typing import Any
 from .. import __version__
 from ..backends.base import Backend
 from ..backends.registry import create
+from ..cache.store_memory import MemoryStore
 from ..cache.wishes import FIELD as CACHE_FIELD
 from ..cache.wishes import take
 from ..compression.compress import Compress
@@ -27,6 +28,7 @@ from ..protocol.exchange import Caller, Exchange, Price, Receipt, Stage, Target
 from ..protocol.messages import Request
 from .admit import Admit
 from .answer import Answer
+from .auditing import Auditing
 from .caching import Cache
 from .catalogue import Catalogue, Pair, Served
 from .config import Config
@@ -120,7 +122,7 @@ class Gateway:
         self.config_error: str | None = None
         self._settle = Settle(limiter, ledger, self.metrics, clock)
         self.cache = cache or Cache()
-        self._stages = Stages(lambda: self.live.catalogue, self.cache, clock, wall)
+        self._stages = Stages(lambda: self.live.catalogue, self.cache, Auditing(self), clock, wall)
         self._config = config
         self.live = self._build(config)
         self._stages.adopt(self.live.pruning)
@@ -272,6 +274,12 @@ class Gateway:
     def settle(self, exchange: Exchange, live: Live, outcome: str, status: int) -> None:
         self._settle(exchange, live.catalogue, outcome, status)
 
+    async def verdict(
+        self, tenant: str, entry: str, score: float | None, wrong: bool, namespace: str | None = None
+    ) -> None:
+        """A tenant's word on an answer from the cache; `namespace` is the public one that the entry lies in, if any."""
+        await self._stages.verdict(tenant, entry, score, wrong, namespace)
+
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         return await read_body(scope, receive, self.live.max_body)
 
@@ -316,6 +324,14 @@ class Gateway:
         self.metrics.ledger_buffered.set(self.ledger.buffered)
         for served in self.live.catalogue.all():
             self.metrics.circuit_open(served.target.name).set(0 if served.breaker.state(now) == "closed" else 1)
+        self.metrics.cache_store_up.set(1 if self.cache.store.healthy else 0)
+        self.metrics.stored(self.cache.store.counts)
+
+    async def measure_cache(self) -> None:
+        """What each tenant holds, where telling it costs nothing: in this process."""
+        if isinstance(self.cache.store, MemoryStore):
+            for owner in (*self._config.tenants, ""):
+                self.metrics.held(owner, await self.cache.store.held(owner))
 
     # Building.
 

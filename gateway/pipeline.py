@@ -21,6 +21,7 @@ import logging
 from collections.abc import Coroutine, Generator, Sequence
 from typing import Any
 
+from ..cache.policy import CachePolicy
 from ..compression.policy import CompressionPolicy
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Recorder, Stage, Target
@@ -32,9 +33,11 @@ WALK_SECONDS = 0.5  # optimisations that take longer than this together save nob
 SUMMARY_SECONDS = 20.0  # but for a small model's summary, where a tenant asked for one
 
 
-def patience(policy: CompressionPolicy) -> float:
+def patience(policy: CompressionPolicy, cache: CachePolicy | None = None) -> float:
     """Seconds for all the stages together: the usual, and what a tenant allows its models on top."""
     seconds = WALK_SECONDS + policy.deadline_ms / 1000
+    if cache is not None and cache.semantic.enabled:
+        seconds += cache.semantic.deadline_ms / 1000
     embed = policy.context.enabled + policy.tools.enabled + policy.demonstrations.enabled  # each waits on its own
     seconds += embed * policy.context.deadline_ms / 1000
     if policy.prose.enabled:
@@ -76,7 +79,7 @@ class Pipeline:
             first = steps.send(None)
         except StopIteration:
             return
-        seconds = patience(exchange.policy(CompressionPolicy)) if self._seconds is None else self._seconds
+        seconds = self._seconds or patience(exchange.policy(CompressionPolicy), exchange.policy(CachePolicy))
         try:
             async with asyncio.timeout(seconds):
                 await _Rest(steps, first)

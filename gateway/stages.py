@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..backends.base import Backend
 from ..backends.embed import Embedder, EmbedOptions, open_embedder
 from ..backends.registry import MissingExtra, open_scorer
+from ..cache.audit import Asker
 from ..cache.recall import Recall
 from ..compression.compress import Compress
 from ..compression.pool import Pool
@@ -24,7 +25,7 @@ from ..compression.prune import Prune
 from ..protocol.exchange import Exchange, Stage
 from ..routing.plan import Plan
 from ..routing.route import Route
-from .caching import Cache
+from .caching import Cache, Wordings
 from .catalogue import Catalogue
 from .config import Config
 from .summarise import Summarise, summariser
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.gateway")
 
+BARRED_S = 7 * 86_400.0  # how long an answer that somebody called wrong is offered to no other wording
+
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
@@ -42,6 +45,7 @@ class Pruning:
 
     stage: Prune
     options: EmbedOptions | None = None
+    semantic: bool = False
     embedder: Embedder | None = field(default=None, compare=False)
 
     async def start(self) -> None:
@@ -60,13 +64,15 @@ class Stages:
         self,
         catalogue: Callable[[], Catalogue],
         cache: Cache | None = None,
+        asker: Asker | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._catalogue = catalogue
         self._cache = cache or Cache()
         self._clock = clock
-        self._recall = Recall(self._cache.store, self._cache.secret, wall=wall)
+        self._wordings = Wordings(self._cache.store, asker, wall)
+        self._recall = Recall(self._cache.store, self._cache.secret, lambda: self._wordings.tier, wall)
         self._pool = Pool()
         self._pruning_pool = Pool(name="prune")  # its work may take ten times as long, and must not hold up the rest
         self._pruned = PrefixMemory()
@@ -77,11 +83,14 @@ class Stages:
 
     def pruning(self, config: Config, before: Pruning | None = None) -> Pruning:
         """The one that there was, if the configuration asks for the same; else a new one, to be started."""
-        options = config.embedder.resolved() if _embeds(config) else None
-        if before is not None and before.options == options:
+        semantic = any(tenant.policy.cache.semantic.enabled for tenant in config.tenants.values())
+        options = config.embedder.resolved() if semantic or _embeds(config) else None
+        if before is not None and (before.options, before.semantic) == (options, semantic):
             return before
         embedder = None if options is None else _opened(options)
-        return Pruning(Prune(embedder, self._pruning_pool, self._pruned, clock=self._clock), options, embedder)
+        return Pruning(
+            Prune(embedder, self._pruning_pool, self._pruned, clock=self._clock), options, semantic, embedder
+        )
 
     def optimisations(self, pruning: Pruning) -> list[Stage]:
         """The stages in their order."""
@@ -90,18 +99,30 @@ class Stages:
     def adopt(self, pruning: Pruning) -> None:
         """The configuration that this was made for serves from now on."""
         self._compress.embedder = pruning.embedder
+        self._wordings.adopt(pruning.embedder if pruning.semantic else None)
         backends = [served.backend for served in self._catalogue().all()]
         self._readers = {name: reader for name, reader in self._readers.items() if reader.backend in backends}
 
     async def start(self) -> None:
         """Open the cache's store; one that is away may also come later."""
-        await self._cache.store.start(lambda change: None)
+        await self._cache.store.start(self._wordings.heard)
+        self._wordings.start()
 
     async def close(self) -> None:
         """Wait for the threads, which stop at their deadlines, and for the store to take what it was given."""
         await asyncio.to_thread(self._compress.close)
         await asyncio.to_thread(self._pruning_pool.close)
+        await self._wordings.close()
         await self._cache.store.close()
+
+    async def verdict(
+        self, tenant: str, entry: str, score: float | None, wrong: bool, namespace: str | None = None
+    ) -> None:
+        """A tenant's word on an answer that the cache gave it. One that was wrong is gone at once, and offered to no
+        other wording for a while. `namespace` is the public one that the entry lies in, if it lies in one."""
+        if wrong:
+            await self._cache.store.bar(tenant if namespace is None else "", entry, BARRED_S)
+        self._wordings.verdict(tenant if namespace is None else f"public:{namespace}", score, wrong)
 
     def _summariser(self, exchange: Exchange) -> Summarise | None:
         return summariser(self._catalogue(), exchange, self._clock)
@@ -141,5 +162,5 @@ def _opened(options: EmbedOptions) -> Embedder | None:
     try:
         return open_embedder(options)
     except MissingExtra as e:
-        log.warning("compression goes without: %s", e)  # `prune` does nothing then, and says so on every receipt
+        log.warning("compression and the semantic cache go without: %s", e)  # and say so on every receipt
         return None

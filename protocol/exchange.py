@@ -119,7 +119,7 @@ class Charge(msgspec.Struct, omit_defaults=True, frozen=True):
 
 class ReceiptLine(msgspec.Struct, omit_defaults=True):
     """What one stage did, or why it did nothing. Money in micro-dollars, time in milliseconds; `entry` is the cache's
-    name for the answer that was served or drafted."""
+    name for the answer that was served or drafted, `score` how likely it was to be the right one (absent: it was)."""
 
     stage: str
     did: str
@@ -131,6 +131,7 @@ class ReceiptLine(msgspec.Struct, omit_defaults=True):
     ms: float | None = None
     parts: list[Part] = []
     entry: str | None = None
+    score: float | None = None
 
 
 class Receipt(msgspec.Struct, omit_defaults=True):
