@@ -129,7 +129,7 @@ async def house(folder: Path, *, http: bool) -> AsyncIterator[House]:
         ledger = Ledger(config.ledger.path)
         gateway = Gateway(config, ledger, limiter, backend=lambda _: _backend(fake))
         book = stack.enter_context(contextlib.closing(Book(folder / "upstream.txt")))
-        port = await stack.enter_async_context(_serving(gateway, config))
+        port = await stack.enter_async_context(serving(gateway, config))
         yield House(gateway, limiter, port, book, fake, config.ledger.path)
 
 
@@ -138,7 +138,7 @@ def _backend(fake: FakeBackend | FakeServer) -> FakeBackend | OpenAIBackend:
 
 
 @contextlib.asynccontextmanager
-async def _serving(gateway: Gateway, config: Config) -> AsyncIterator[int]:
+async def serving(gateway: Gateway, config: Config) -> AsyncIterator[int]:
     sock = bind("127.0.0.1", 0)
     await gateway.start()
     server = Server(uvicorn_config(gateway, config))
