@@ -3,8 +3,8 @@
     python benchmarks/tool_choice.py --bfcl DIR [--model MODEL | --words] [--recall 0.995] [--json OUT] [--quick]
 
 DIR holds bfcl_eval (pip install --no-deps --target DIR bfcl-eval). Rows are split by a hash of their question; the fit
-sees half 0 only (with the sets `multiple` and `parallel_multiple`, split the same way), and what ships is what was
-fitted. Recall is the share of rows that keep every tool of the right answer. The first turns of multi_turn_base are a
+sees half 0 only (with the sets `multiple` and `parallel_multiple`, split the same way). What ships was fitted so, with
+--model all-MiniLM-L6-v2. Recall is the share of rows that keep every tool of the right answer. The first turns of multi_turn_base are a
 test on data of another kind. Vectors are the bundled embedder's, MODEL's of sentence-transformers, or none.
 """
 
