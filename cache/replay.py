@@ -106,7 +106,7 @@ def _add_calls(message: dict[str, Any], pieces: Any) -> None:
     calls = message.setdefault("tool_calls", [])
     for piece in pieces:
         index = piece.get("index", 0)
-        known = next((call for call in calls if call.get("index", 0) == index), None)
+        known = next((call for call in reversed(calls) if call.get("index", 0) == index), None)
         # Upstreams that number every call 0 tell them apart by their ids.
         if known is None or (piece.get("id") and known.get("id") and piece["id"] != known["id"]):
             calls.append(_decode(_encode(piece)))

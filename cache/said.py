@@ -24,7 +24,7 @@ def said(recorded: Recorded) -> str | None:
         if recorded.form == "whole":
             return _of_whole(_decode(recorded.body))
         return _of_stream([_decode(data) for data in datas(recorded.body)])
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError, LookupError, RecursionError):
         return None
 
 
