@@ -4,8 +4,9 @@
 
 DIR holds bfcl_eval (pip install --no-deps --target DIR bfcl-eval). Rows are split by a hash of their question; the fit
 sees half 0 only (with the sets `multiple` and `parallel_multiple`, split the same way). What ships was fitted so, with
---model all-MiniLM-L6-v2. Recall is the share of rows that keep every tool of the right answer. The first turns of multi_turn_base are a
-test on data of another kind. Vectors are the bundled embedder's, MODEL's of sentence-transformers, or none.
+--model all-MiniLM-L6-v2. Recall is the share of rows that keep every tool of the right answer. The first turns of
+multi_turn_base are a test on data of another kind. Vectors are the bundled embedder's, MODEL's of
+sentence-transformers, or none.
 """
 
 from __future__ import annotations
