@@ -21,10 +21,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .. import __version__
 from ..protocol.errors import Internal, MethodNotAllowed, NotFound, TrimtabError, to_wire
 from ..protocol.messages import Request as ParsedRequest
-from . import anthropic, metrics, models, receipts, responses
+from . import anthropic, cache_endpoint, metrics, models, receipts, responses
 from .admit import allow
 from .compress_endpoint import CompressEndpoint
 from .endpoint import Endpoint
+from .feedback import Feedback
 from .live import Gateway
 from .wire import JSON, ClientGone, Message, error_headers, send_bytes, send_error
 
@@ -75,6 +76,8 @@ def _cold(gateway: Gateway) -> list[Any]:
         ("GET", "/models/{name:path}", models.model),
         ("GET", "/receipts/{receipt_id}", receipts.receipt),
         ("GET", "/usage", receipts.usage),
+        ("GET DELETE", "/cache", cache_endpoint.cache),
+        ("POST", "/feedback", Feedback()),
     ]
     cold = [
         (method, prefix + path, _Cold(gateway, handler))
@@ -93,7 +96,7 @@ def _cold(gateway: Gateway) -> list[Any]:
             ("/", _front),
         )
     ]
-    return [Route(path, endpoint, methods=[method]) for method, path, endpoint in cold]
+    return [Route(path, endpoint, methods=method.split()) for method, path, endpoint in cold]
 
 
 class _Cold:
@@ -174,6 +177,7 @@ async def _ready(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -
 
 
 async def _metrics(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    await gateway.measure_cache()
     await send_bytes(send, 200, [(b"content-type", metrics.CONTENT_TYPE)], gateway.render_metrics())
 
 

@@ -7,18 +7,23 @@ With several workers (gateway/workers.py sets PROMETHEUS_MULTIPROC_DIR) each scr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter as Counter_
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ..cache.store import Held
 from ..protocol.exchange import Receipt, ReceiptLine
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _OVERHEAD = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+# What stores count (cache/store_memory.py, cache/store_redis.py).
+_EVENTS = frozenset(("deleted", "dropped", "errors", "evicted", "expired", "foreign", "mismatched", "refused", "slow"))
 
 _SMALLER = frozenset(("prune", "compress"))
 _SKIPPED = frozenset(("left alone", "left out", "undone"))
@@ -81,6 +86,17 @@ class Metrics:
             registry=self.registry,
         )
         self._recalled = counter("trimtab_cache_lookups", "What the cache found, by request.", "tenant", "outcome")
+        self._verdicts = counter("trimtab_cache_verdicts", "What callers said of its answers.", "tenant", "verdict")
+        self._stored = counter("trimtab_cache_store_events", "What went wrong in its store, or was let go.", "event")
+        self._told: Counter_[str] = Counter_()  # how far the store's own counts are in the metric
+        self.cache_store_up = Gauge(
+            "trimtab_cache_store_up",
+            "1 while the cache's store answers.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
+        )
+        self._entries = self._gauge("trimtab_cache_entries", "Answers kept in this process.", "tenant")
+        self._bytes = self._gauge("trimtab_cache_bytes", "Bytes of answers kept in this process.", "tenant")
         self._rejected = counter("trimtab_rejected", "Requests refused before any work.", "code")
         self._attempts = counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
         self._duration = histogram(
@@ -120,6 +136,10 @@ class Metrics:
             ).labels
         )
 
+    def _gauge(self, name: str, doc: str, *labels: str) -> Callable[..., Any]:
+        """One whose workers' values are added up."""
+        return cache(Gauge(name, doc, labels, multiprocess_mode="livesum", registry=self.registry).labels)
+
     def settled(self, receipt: Receipt) -> None:
         """Count one closed receipt."""
         tenant, model = receipt.tenant, receipt.target or "none"
@@ -154,6 +174,21 @@ class Metrics:
         for part in line.parts:
             if part.what == "verifier refused":
                 self._unverified.inc()
+
+    def verdict(self, tenant: str, said: str) -> None:
+        self._verdicts(tenant, said).inc()
+
+    def stored(self, counts: Mapping[str, int]) -> None:
+        """Bring the metric up to what a store has counted so far."""
+        for event, count in counts.items():
+            if count > self._told[event]:
+                self._stored(event if event in _EVENTS else "other").inc(count - self._told[event])
+                self._told[event] = count
+
+    def held(self, owner: str, held: Held) -> None:
+        """What one owner has in the cache. Public namespaces have none, and a label that no tenant's name can be."""
+        self._entries(owner or "public:").set(held.entries)
+        self._bytes(owner or "public:").set(held.bytes)
 
     def overhead(self, seconds: float) -> None:
         self._overhead.observe(seconds)

@@ -113,6 +113,7 @@ async def _refresh(gateway: Gateway) -> None:
     """Another worker's scrape shows our state too, so it has to be fresh without being asked."""
     while True:
         gateway.refresh_gauges()
+        await gateway.measure_cache()
         await asyncio.sleep(2)
 
 

@@ -10,6 +10,7 @@
     │   │   └── ModelNotFound       404 model_not_found
     │   ├── MethodNotAllowed        405 method_not_allowed
     │   ├── RequestTooSlow          408 request_timeout
+    │   ├── Conflict                409 conflict (it does not fit what happened)
     │   ├── RequestTooLarge         413 request_too_large
     │   ├── UnsupportedMedia        415 unsupported_media_type
     │   └── LimitExceeded           429 rate_limit_exceeded, with what, how much and when
@@ -117,6 +118,11 @@ class MethodNotAllowed(ClientError):
 class RequestTooSlow(ClientError):
     status = 408
     code = "request_timeout"
+
+
+class Conflict(ClientError):
+    status = 409
+    code = "conflict"
 
 
 class RequestTooLarge(ClientError):
