@@ -1,0 +1,56 @@
+"""Differences that make two wordings different questions, whatever their vectors say. One file for each kind.
+
+A veto is a small, sure sign: it says nothing about two wordings that it lets pass, which a verifier then compares.
+Vetoes see no vector, no tenant and no answer. Pure; the order of the two never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .veto_antonyms import antonym
+from .veto_asking import asking, language, output
+from .veto_code import code
+from .veto_entities import entity
+from .veto_negation import negation
+from .veto_numbers import numbers
+from .veto_order import role
+from .veto_template import template
+from .veto_units import units
+from .wording import LONGEST, Wording
+
+# The cheapest and commonest first.
+VETOES: tuple[Callable[[Wording, Wording], str | None], ...] = (
+    template,
+    numbers,
+    negation,
+    units,
+    language,
+    code,
+    antonym,
+    entity,
+    role,
+    asking,
+    output,
+)
+
+
+def veto(asked: str, stored: str) -> str | None:
+    """The first difference, as a stable word for headers and counts ("number", "negation", "antonym" ...), or None.
+
+    Linear in the length; texts of more than 20,000 characters must be equal.
+    """
+    if asked == stored:
+        return None
+    if max(len(asked), len(stored)) > LONGEST:
+        return "template"
+    return differ(Wording(asked), Wording(stored))
+
+
+def differ(asked: Wording, stored: Wording) -> str | None:
+    """The same for wordings that were read before."""
+    for kind in VETOES:
+        found = kind(asked, stored)
+        if found is not None:
+            return found
+    return None
