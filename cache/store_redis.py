@@ -82,11 +82,11 @@ class RedisStore:
 
     @property
     def healthy(self) -> bool:
-        return self._reads.up and self._writes.up
+        return self._reads.up and self._writes.up and self._tail.up
 
     @property
     def reason(self) -> str | None:
-        return self._reads.reason or self._writes.reason
+        return self._reads.reason or self._writes.reason or self._tail.reason
 
     async def start(self, listen: Callable[[Change], None]) -> None:
         self._listeners.append(listen)
