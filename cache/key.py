@@ -56,9 +56,9 @@ class Place:
         return self.key[:12].hex()
 
 
-def place(secret: bytes, scope: Scope, request: Request) -> Place:
-    """Where the request belongs, for an exact repeat."""
-    partition = _mac(secret, (b"partition", *_scope(scope), request.kind.encode()))
+def place(secret: bytes, scope: Scope, request: Request, beside: bytes = b"") -> Place:
+    """Where the request belongs, for an exact repeat. `beside`: what else the caller said that changes the answer."""
+    partition = _mac(secret, (b"partition", *_scope(scope), request.kind.encode(), beside))
     fields = request.fields
     parts = [b"key", partition]
     for name in sorted(fields):

@@ -66,7 +66,9 @@ class Semantic(Protocol):
 
 
 class Recall:
-    """`secret` keys every digest; `wall` is seconds since the epoch."""
+    """`secret` keys every digest; `beside` tells what a caller said beside the body that changes the answer; `wall` is
+    seconds since the epoch.
+    """
 
     name = "recall"
     waits = True
@@ -76,11 +78,13 @@ class Recall:
         store: Store,
         secret: bytes,
         semantic: Callable[[], Semantic | None] = lambda: None,
+        beside: Callable[[Exchange], bytes] = lambda exchange: b"",
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._secret = secret
         self._semantic = semantic
+        self._beside = beside
         self._wall = wall
         self._flights: dict[bytes, Flight] = {}
 
@@ -98,7 +102,7 @@ class Recall:
         if wished.neither:
             self._say(exchange, "bypass", "the caller asked for it")
             return
-        at = place(self._secret, scope(exchange, policy, wished), request)
+        at = place(self._secret, scope(exchange, policy, wished), request, self._beside(exchange))
         if no_exact is None and wished.read and await self._repeat(exchange, at, wished):
             return
         finding = await self._wording(exchange, at, policy, wished)

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..backends.registry import MissingExtra, open_pair_scorer
 from ..cache.audit import Asker
 from ..cache.store import Change, Store
 from ..cache.store_memory import MemoryStore
 from ..protocol.errors import TrimtabError
+from ..protocol.exchange import Exchange
+from .answer import FORWARDED
 
 if TYPE_CHECKING:
     from ..backends.embed import Embedder
@@ -46,6 +50,15 @@ def open_cache(config: Config) -> Cache:
     origin = own.get_secret_value() if own is not None else url.get_secret_value()
     secret = hashlib.sha256(b"trimtab cache\0" + origin.encode()).digest()
     return Cache(RedisStore(url.get_secret_value(), secret), secret)
+
+
+def beside(exchange: Exchange) -> bytes:
+    """What a caller said beside the body that changes the answer: wishes of ours, and headers that travel on. Where a
+    trace goes does not."""
+    facts = exchange.facts
+    wishes = {name: facts[name] for name in ("query", "compress", "keep") if name in facts}
+    sent = sorted(pair for pair in exchange.headers if pair[0] in FORWARDED and not pair[0].startswith(b"trace"))
+    return msgspec.json.encode([wishes, [list(pair) for pair in sent]]) if wishes or sent else b""
 
 
 class Wordings:

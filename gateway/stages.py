@@ -25,7 +25,7 @@ from ..compression.prune import Prune
 from ..protocol.exchange import Exchange, Stage
 from ..routing.plan import Plan
 from ..routing.route import Route
-from .caching import Cache, Wordings
+from .caching import Cache, Wordings, beside
 from .catalogue import Catalogue
 from .config import Config
 from .summarise import Summarise, summariser
@@ -72,7 +72,7 @@ class Stages:
         self._cache = cache or Cache()
         self._clock = clock
         self._wordings = Wordings(self._cache.store, asker, wall)
-        self._recall = Recall(self._cache.store, self._cache.secret, lambda: self._wordings.tier, wall)
+        self._recall = Recall(self._cache.store, self._cache.secret, lambda: self._wordings.tier, beside, wall)
         self._pool = Pool()
         self._pruning_pool = Pool(name="prune")  # its work may take ten times as long, and must not hold up the rest
         self._pruned = PrefixMemory()
