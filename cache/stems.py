@@ -50,7 +50,7 @@ def _short(rest: str) -> bool:
 
 
 def _one_spelling(base: str) -> str:
-    if base in _KEEPS:
+    if base in _KEEPS or base.endswith("wise"):
         return base
     for british, american in _SPELLINGS:
         if base.endswith(british) and len(base) > len(british) + 1:

@@ -32,8 +32,8 @@ _LOOSELY = lexicon.words(
     """
     rid reduce reducing control controlling cure curing remove removing overcome overcoming block blocking end
     ending fight fighting deal dealing eliminate eliminating treat treating resist resisting less lessen
-    decrease minimize break breaking beat kick disable ban keep give giving gave leave leaving off conquer
-    handle manage stay protect against from away escape instead save without anti evade skip lose losing bypass
+    decrease minimize break breaking beat kick disable ban leave leaving off conquer
+    handle manage protect against from away escape instead save without anti evade skip lose losing bypass
     halt terminate cancel kill fix solve delete hold shut pause refused problem addiction difficult hard
     """
 )

@@ -13,11 +13,11 @@ _SKIPPED = lexicon.words(
     a an the is are was were be do does did has have had will would can could should so really very much
     """
 )
-_EVEN = lexicon.words("and or vs versus with between both nor near same similar plus equal")
+_EVEN = lexicon.words("and or vs versus between both nor near same similar plus equal")
 _EVENLY = lexicon.words(
     """
     difference differences similarity similarities compare comparison compared distance relation relationship
-    differ different common better
+    differ different common better mix combine talk fight
     """
 )
 _REACH = 6  # words between the two
@@ -31,19 +31,12 @@ def role(asked: Wording, stored: Wording) -> str | None:
     if asked.plain == stored.plain:
         return None
     ours, theirs = _content(asked), _content(stored)
-    if len(set(ours) & set(theirs)) < 2:
-        return None
-    if _in_order(ours, theirs):
-        return None
+    both = set(ours).intersection(theirs)
+    if len(both) < 2 or [word for word in ours if word in both] == [word for word in theirs if word in both]:
+        return None  # nothing has changed its place
     if _exchanged(ours, theirs, _uneven(asked, stored)) or _turned(ours, theirs, asked, stored):
         return "role"
     return "role" if _who_does(asked, stored) or _who_does(stored, asked) else None
-
-
-def _in_order(ours: list[str], theirs: list[str]) -> bool:
-    """Whether the words that both have come in the same order."""
-    both = set(ours) & set(theirs)
-    return [word for word in ours if word in both] == [word for word in theirs if word in both]
 
 
 def _uneven(asked: Wording, stored: Wording) -> bool:

@@ -48,7 +48,7 @@ def _found(wording: Wording) -> dict[str, frozenset[str]]:
         kind, unit = table[word]
         found.setdefault(kind, set()).add(unit)
     text = wording.lower
-    if not _SYMBOLS.keys().isdisjoint(text):
+    if "$" in text or not text.isascii():
         for symbol in _SYMBOLS.keys() & set(text):
             found.setdefault("money", set()).add(_SYMBOLS[symbol])
     if "may" in wording.bag or "march" in wording.bag:

@@ -83,6 +83,10 @@ DIFFERENT = {
         ("Is an overestimate bad?", "Is an underestimate bad?"),
         ("How do I increase traffic?", "How do I decrease traffic?"),
     ],
+    "thing": [
+        ("How do I tune a guitar?", "How do I tune a piano?"),
+        ("Can dogs eat grapes?", "Can cats eat grapes?"),
+    ],
     "entity": [
         ("What is the capital of Kenya?", "What is the capital of Sweden?"),
         ("what is the capital of kenya?", "what is the capital of sweden?"),
@@ -154,6 +158,8 @@ SAME = [
     ("Is 1,000 enough?", "Is 1000 enough?"),
     ("Is 50% enough?", "Is fifty percent enough?"),
     ("In one week?", "In a week?"),
+    ("Is a car cheaper here?", "Is an automobile cheaper here?"),
+    ("How do I start with no money?", "How do I start without any money?"),
     ("How do I stop smoking?", "How do I quit smoking?"),
     ("How do I not be late?", "How do I avoid being late?"),
     ("Which is better, tea or coffee?", "Which is better, coffee or tea?"),
