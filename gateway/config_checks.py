@@ -66,6 +66,10 @@ def _references(config: Config) -> Iterator[Finding]:
         yield from _unknown(("routes", name, "fallbacks"), route.fallbacks, models, "model")
     for name, tenant in config.tenants.items():
         yield from _unknown(("tenants", name, "models"), tenant.models or (), config.names, "model or route")
+        judge = tenant.policy.cache.semantic.judge
+        if judge is not None and judge not in config.names:
+            where = ("tenants", name, "policy", "cache", "semantic", "judge")
+            yield where, f"there is no model or route {judge!r}{suggestion(judge, config.names)}"
         for i, key in enumerate(tenant.keys):
             path = ("tenants", name, "keys", i, "models")
             yield from _unknown(path, key.models or (), config.names, "model or route")

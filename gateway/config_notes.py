@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..backends.embed import check_installed
-from ..backends.registry import MissingExtra
+from ..backends.registry import MissingExtra, check_pair_scorer
+from ..cache.policy import CachePolicy
 from ..compression.policy import CompressionPolicy
 from .config import Config, TenantConfig
 from .listen import WELL_KNOWN_HASHES
@@ -21,6 +22,7 @@ from .nearest import suggestion
 from .problem import Path
 from .secret import is_reference
 
+_SMALL_MB = 8
 NO_EFFECT = "accepted, has no effect yet"
 Note = tuple[Path, str]
 
@@ -31,10 +33,12 @@ def notes(config: Config, data: Mapping[str, Any] | None) -> Iterator[Note]:
     for name, model in config.models.items():
         if name in (written.get("models") or {}):
             yield from _model(("models", name), model, written["models"][name])
+    yield from _store(config)
     for name, tenant in config.tenants.items():
         yield from _tenant(("tenants", name), tenant)
         yield from _unpriced(config, ("tenants", name), tenant)
         yield from _unequipped(config, ("tenants", name, "policy", "compress"), tenant.policy.compress)
+        yield from _cache(config, ("tenants", name, "policy", "cache"), name, tenant.policy.cache)
 
 
 def _model(path: Path, model: ModelConfig, written: Mapping[str, Any]) -> Iterator[Note]:
@@ -92,3 +96,35 @@ def _unequipped(config: Config, path: Path, policy: CompressionPolicy) -> Iterat
             "has no effect: there is neither a route with a small model nor one of `backend: engine`, to sum up with"
         )
         yield (*path, "turns", "summarise"), cause
+
+
+def _store(config: Config) -> Iterator[Note]:
+    if config.store.redis is not None:
+        return
+    if config.store.secret is not None:
+        yield ("store", "secret"), "has no effect without `redis`: what is kept in this process needs none"
+    if config.server.workers > 1 and any(tenant.policy.cache.on for tenant in config.tenants.values()):
+        cause = "each worker keeps answers of its own, and deletes only those; with `store.redis` they share them"
+        yield ("server", "workers"), cause
+
+
+def _cache(config: Config, path: Path, tenant: str, policy: CachePolicy) -> Iterator[Note]:
+    semantic = policy.semantic
+    if semantic.enabled:
+        try:
+            check_installed(config.embedder.resolved())
+            check_pair_scorer()
+        except MissingExtra as e:
+            yield (*path, "semantic"), f"has no effect: {e}"
+        if semantic.audit == 0:
+            yield (*path, "semantic", "audit"), "nothing that is served is checked; `max_wrong` rests on what shipped"
+    elif semantic.judge is not None:
+        yield (*path, "semantic", "judge"), "has no effect: `semantic` is not enabled"
+    if policy.on and policy.max_mb < _SMALL_MB:
+        most = f"{policy.max_mb * 1024 // 4:,} KB"
+        yield (*path, "max_mb"), f"holds few answers, and none that is larger than a quarter of it ({most})"
+    if "time_ttl_s" in policy.model_fields_set and policy.time_ttl_s > policy.ttl_s:
+        yield (*path, "time_ttl_s"), "has no effect: nothing is served for longer than `ttl_s`"
+    for namespace in sorted(policy.public):
+        if not any(namespace in other.policy.cache.public for name, other in config.tenants.items() if name != tenant):
+            yield (*path, "public"), f"{namespace!r} is shared with nobody: no other tenant's policy names it"

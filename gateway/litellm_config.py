@@ -26,6 +26,24 @@ from .yaml_document import Document, parse
 SECTIONS = ("model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables")
 
 
+# Where the values of our cache policy come from.
+_PLACES = {
+    "exact": ("cache",),
+    "when": ("cache",),
+    "ttl_s": ("cache_params", "ttl"),
+    "semantic": ("cache_params", "type"),
+}
+_STORES = ("local", "redis", "redis-semantic")
+_CALL_TYPES = (("completion", "acompletion"), ("text_completion", "atext_completion"), ("embedding", "aembedding"))
+# What `cache_params` say that is said differently here, or decided differently.
+_ELSEWHERE = {
+    "namespace": "is not supported: a tenant's entries are its own by their keys, and store.secret parts deployments",
+    "similarity_threshold": "likeness alone serves nothing here: policy.cache.semantic.max_wrong bounds wrong answers",
+    "redis_semantic_cache_embedding_model": "the section `embedder` names what questions are compared with",
+    "qdrant_semantic_cache_embedding_model": "the section `embedder` names what questions are compared with",
+}
+
+
 def is_litellm(data: Any) -> bool:
     return isinstance(data, dict) and any(section in data for section in SECTIONS)
 
@@ -124,8 +142,7 @@ def _tenants(general: Reading, cache: dict[str, Any]) -> dict[str, Any]:
     master = written if written is not None else translation.environ.get("LITELLM_MASTER_KEY")
     name = "default" if master else "local"
     translation.place(("tenants", name), (*general.path, "master_key"))
-    for key in ("exact", "ttl_s"):
-        place = ("cache",) if key == "exact" else ("cache_params", "ttl")
+    for key, place in _PLACES.items():
         translation.place(("tenants", name, "policy", "cache", key), ("litellm_settings", *place))
     tenant: dict[str, Any] = {"policy": {"cache": cache}}
     if master:
@@ -134,20 +151,37 @@ def _tenants(general: Reading, cache: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cache(settings: Reading) -> tuple[dict[str, Any], Any]:
-    """The cache policy, and the Redis that `cache_params` name. Off unless the file switches it on, as in LiteLLM."""
+    """The cache policy, and the Redis that `cache_params` name. As in LiteLLM: off unless the file switches it on, and
+    then for answers of any temperature."""
     params = settings.section("cache_params")
     if settings.take("cache") is not True:
         params.rest()
         return {"exact": False}, None
     ttl = params.take("ttl")
-    policy = {"exact": True, **({} if ttl is None else {"ttl_s": _whole(ttl)})}
+    policy: dict[str, Any] = {"exact": True, "when": "always", **({} if ttl is None else {"ttl_s": _whole(ttl)})}
     kind = params.take("type") or "redis"
-    if kind not in ("local", "redis"):
-        cause = f"{kind!r} is not supported; identical requests are answered from a cache in this process"
+    if kind not in _STORES:
+        cause = f"{kind!r} is not supported; answers are kept in this process"
         params.translation.leave((*params.path, "type"), cause)
-    url = _redis(params, "", params.path) if kind == "redis" else None
+    if str(kind).endswith("-semantic"):
+        policy["semantic"] = {"enabled": True, "allow": ["sampling"]}
+    url = _redis(params, "", params.path) if kind in ("redis", "redis-semantic") else None
+    if params.take("mode") == "default_off":
+        policy = {"exact": False}
+        cause = "a request can switch the cache off here and never on; so it is off for all of them"
+        params.translation.leave((*params.path, "mode"), cause)
+    _call_types(params)
+    for key, cause in _ELSEWHERE.items():
+        params.leave(key, cause)
     params.finish()
     return policy, url
+
+
+def _call_types(params: Reading) -> None:
+    types = params.take("supported_call_types")
+    if isinstance(types, list) and not all(any(name in types for name in pair) for pair in _CALL_TYPES):
+        cause = "chats, completions and embeddings are kept alike; a caller can send 'cache': {'no-store': true}"
+        params.translation.leave((*params.path, "supported_call_types"), cause)
 
 
 def _whole(seconds: Any) -> Any:

@@ -269,11 +269,12 @@ def test_what_is_switched_on_without_effect_is_named() -> None:
     found = warnings(
         "models: {m: {backend: fake, limits: {concurrent: 1}}}\n"
         "tenants:\n  a:\n    policy:\n"
-        "      cache: {exact: false, semantic: {enabled: true}}\n"
+        "      cache: {exact: false}\n"
         "      compress: {context: {enabled: false}}\n"
         "      route: {small_only: true}\n"
+        "      output: {plan: true}\n"
     )
-    assert "5:29: tenants.a.policy.cache.semantic: accepted, has no effect yet" in found
+    assert "8:16: tenants.a.policy.output.plan: accepted, has no effect yet" in found
     assert not [line for line in found if "exact" in line or "context" in line or "small_only" in line]
 
 
@@ -299,6 +300,65 @@ def test_what_compression_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("trimtab.gateway.config_notes.check_installed", lambda _: None)
     assert warnings(text % ("engine", TIERS % "e")) == []
     assert warnings(text % ("fake", "{}")) == []
+
+
+def cached(cache: str, more: str = "", other: str = "{}") -> list[str]:
+    """Warnings about tenant a's cache, without the line and where all of them are."""
+    found = warnings(
+        f"models: {{m: {{backend: fake}}}}\n{more}\ntenants:\n  a: {{policy: {{cache: {cache}}}}}\n"
+        f"  b: {{keys: ['{hash_key('b')}'], policy: {{cache: {other}}}}}\n"
+    )
+    return [line.split(": ", 1)[1].removeprefix("tenants.a.policy.cache.") for line in found]
+
+
+@pytest.mark.parametrize(
+    ("cache", "more", "other", "said"),
+    [
+        ("{max_mb: 1}", "", "{}", "max_mb: holds few answers, and none that is larger than a quarter of it (256 KB)"),
+        ("{semantic: {judge: m}}", "", "{}", "semantic.judge: has no effect"),
+        ("{semantic: {enabled: true, audit: 0}}", "", "{}", "semantic.audit: nothing that is served is checked"),
+        ("{ttl_s: 60, time_ttl_s: 90}", "", "{}", "time_ttl_s: has no effect"),
+        ("{public: [faq]}", "", "{}", "public: 'faq' is shared with nobody"),
+        ("{}", "server: {workers: 2}", "{}", "server.workers: each worker keeps answers of its own"),
+        ("{}", "store: {secret: 'a secret'}", "{}", "store.secret: has no effect"),
+    ],
+)
+def test_what_the_cache_will_not_do_is_named(cache: str, more: str, other: str, said: str) -> None:
+    [found] = cached(cache, more, other)
+    assert found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("cache", "more", "other"),
+    [
+        ("{semantic: {enabled: true, judge: m}, ttl_s: 60}", "", "{}"),
+        ("{public: [faq]}", "", "{public: [other, faq]}"),
+        ("{exact: false, max_mb: 1}", "", "{}"),
+        ("{}", "server: {workers: 2}\nstore: {redis: 'redis://h', secret: 'a secret'}", "{}"),
+        ("{exact: false}", "server: {workers: 2}", "{exact: false}"),
+    ],
+)
+def test_what_the_cache_does_needs_no_warning(cache: str, more: str, other: str) -> None:
+    assert [line for line in cached(cache, more, other) if not line.startswith("tenants.b.")] == []
+
+
+def test_a_semantic_cache_without_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingExtra("the comparison of questions needs what is not installed: pip install 'trimtab[embed]'")
+
+    monkeypatch.setattr("trimtab.gateway.config_notes.check_pair_scorer", missing)
+    [found] = cached("{semantic: {enabled: true}}")
+    assert found.startswith("semantic: has no effect: the comparison of questions")
+
+
+def test_a_judge_is_a_model_or_a_route() -> None:
+    text = (
+        "models: {large: {backend: fake, aliases: [big]}}\n"
+        "tenants: {a: {policy: {cache: {semantic: {enabled: true, judge: %s}}}}}\n"
+    )
+    [error] = check(text % "larg").errors
+    assert "semantic.judge: there is no model or route 'larg'; did you mean 'large'?" in str(error)
+    assert check(text % "big").errors == ()
 
 
 def test_defaults_are_no_reason_for_a_warning() -> None:

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.cache.policy import CachePolicy
 from trimtab.gateway.config import Config
 from trimtab.gateway.config_file import ConfigError, check_text
 from trimtab.gateway.keys import hash_key
@@ -104,6 +105,38 @@ def test_the_same_with_its_cache_on() -> None:
     assert unsupported == []
     assert config.tenants["default"].policy.cache.exact is True
     assert config.store.redis is None
+
+
+def cached(**params: Any) -> tuple[CachePolicy, list[str]]:
+    config, unsupported = made(litellm_settings={"cache": True, "cache_params": params})
+    return config.tenants["local"].policy.cache, [line.split("cache_params.", 1)[1] for line in unsupported]
+
+
+def test_its_cache_in_our_words() -> None:
+    every = ["acompletion", "atext_completion", "aembedding", "atranscription"]
+    policy, unsupported = cached(type="local", ttl=60, mode="default_on", supported_call_types=every)
+    assert unsupported == []
+    assert (policy.exact, policy.when, policy.ttl_s, policy.semantic.enabled) == (True, "always", 60, False)
+    policy, [left] = cached(type="redis-semantic", host="h", similarity_threshold=0.8)
+    assert (policy.exact, policy.semantic.enabled, policy.semantic.max_wrong) == (True, True, 0.005)
+    assert left.startswith("similarity_threshold: likeness alone serves nothing here")
+    assert cached(type="redis-semantic")[0].semantic.allow == {"sampling"}, "as its cache, at any temperature"
+
+
+@pytest.mark.parametrize(
+    ("params", "said", "on"),
+    [
+        ({"mode": "default_off"}, "mode: a request can switch the cache off here and never on", False),
+        ({"supported_call_types": ["acompletion"]}, "supported_call_types: chats, completions and embeddings", True),
+        ({"namespace": "n"}, "namespace: is not supported: a tenant's entries are its own", True),
+        ({"type": "s3"}, "type: 's3' is not supported; answers are kept in this process", True),
+        ({"redis_flush_size": 10}, "redis_flush_size: is not supported", True),
+    ],
+)
+def test_what_of_its_cache_cannot_be_taken_over(params: dict[str, Any], said: str, on: bool) -> None:
+    policy, [left] = cached(**params)
+    assert left.startswith(said)
+    assert policy.on is on
 
 
 def test_a_file_with_everything() -> None:
