@@ -47,11 +47,12 @@ class Draft:
         raw = self.request.fields.get("tools", b"") if self.tools is None else self.tools
         return len(bytes(raw)) // 4
 
-    def after(self, proposal: Proposal) -> Draft | None:
-        """The draft with a proposal carried out; None where the result cannot be read, or nothing is left."""
+    def after(self, proposal: Proposal, deadline: Deadline) -> Draft | None:
+        """The draft with a proposal carried out; None where the result cannot be read, or nothing is left. Raises
+        OutOfTime."""
         raw = self.conversation.rewrite(proposal.texts, proposal.dropped)
         request = self.request.with_fields(**{self.conversation.field: msgspec.Raw(raw)})
-        conversation = Conversation.read(request)
+        conversation = Conversation.read(request, deadline)
         if conversation is None or not conversation.messages:
             return None
         index = tuple(at for i, at in enumerate(self.index) if i not in proposal.dropped)

@@ -118,7 +118,7 @@ class Lossy:
             proposal: Proposal = await tier(draft, run)
             if not proposal:
                 return draft.saying(proposal.parts)
-            made = await self._timed(run, lambda _: draft.after(proposal))
+            made = await self._timed(run, lambda d: draft.after(proposal, d))
             if made is None:
                 return draft.without(what, "the result could not be read")
             texts = await self._tokens(made.conversation)

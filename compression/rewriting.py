@@ -70,8 +70,8 @@ class Rewriting:
         done = len(known)
         if done == len(messages):
             return known, None
-        view = _view(draft, known)
         try:
+            view = _view(draft, known, deadline)
             proposal = lossless(view, deadline)
         except OutOfTime as e:
             return known + [Outcome()] * (len(messages) - done), e
@@ -98,8 +98,9 @@ def _bytes(conversation: Conversation, index: int) -> bytes:
     return conversation.raw[message.start : message.end]
 
 
-def _view(draft: Draft, known: Sequence[Outcome]) -> Conversation:
-    """The conversation as the model will see its beginning, which may be referred to and not changed."""
+def _view(draft: Draft, known: Sequence[Outcome], deadline: Deadline) -> Conversation:
+    """The conversation as the model will see its beginning, which may be referred to and not changed. Raises
+    OutOfTime."""
     conversation = draft.conversation
     if any(outcome.changed is not None for outcome in known):
         raw, at, out = conversation.raw, 0, []
@@ -108,7 +109,7 @@ def _view(draft: Draft, known: Sequence[Outcome]) -> Conversation:
                 out += [raw[at : message.start], outcome.changed]
                 at = message.end
         request = draft.request.with_fields(**{conversation.field: msgspec.Raw(b"".join([*out, raw[at:]]))})
-        conversation = Conversation.read(request) or conversation
+        conversation = Conversation.read(request, deadline) or conversation
     return replace(
         conversation,
         messages=tuple(m if i >= len(known) else _settled(m) for i, m in enumerate(conversation.messages)),
