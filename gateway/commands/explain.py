@@ -1,7 +1,8 @@
 """`trimtab explain REQUEST.json`: what every stage would do to a request, and why, without sending it anywhere.
 
-The stages are the gateway's own, on a gateway that is made from the configuration and never opened: no ledger, no
-limits taken, no upstream called. Only the models that a stage reads with (an embedder, a scorer) are started.
+The stages are the gateway's own (only `recall` is told of, not run), on a gateway that is made from the configuration
+and never opened: no ledger, no limits taken, no upstream called. Only the models that a stage reads with (an embedder, a
+scorer) are started.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, Literal
 
 from ...backends.base import Backend, Call, Stream
 from ...backends.registry import Unusable, create, open_scorer
+from ...cache.policy import CachePolicy
+from ...cache.recall import Recall
 from ...compression.policy import CompressionPolicy
 from ...protocol.errors import InvalidRequest, NotSupported, TrimtabError
 from ...protocol.exchange import Caller, Exchange, Tenant
@@ -33,6 +36,7 @@ from ..limits_local import LocalLimiter
 from ..live import Gateway, Live
 from ..model_config import ModelConfig
 from ..prompt_size import prompt_tokens
+from .explain_recall import NOTE, explain_recall
 
 Protocol = Literal["chat", "completions", "messages", "responses"]
 PROTOCOLS: tuple[Protocol, ...] = ("chat", "completions", "messages", "responses")
@@ -149,7 +153,8 @@ async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
     _admission(exchange, ask)
     try:
         await _load(live, tenant.policy(CompressionPolicy))
-        await live.pipeline.optimise(exchange)
+        explain_recall(exchange)
+        await live.pipeline.optimise(exchange, [s for s in live.pipeline.stages if s.name != Recall.name])
     finally:
         await gateway.close()
     model = exchange.targets[0].upstream_model
@@ -168,6 +173,8 @@ def _rehearsing(tenant: Tenant) -> tuple[Tenant, tuple[str, ...]]:
         "deadlines are not applied, as nothing is warm yet; a running gateway would leave out what takes too long",
         "no request was sent before this one, as far as the stages know: a provider's cache holds nothing of it",
     ]
+    if tenant.policy(CachePolicy).on:
+        notes.append(NOTE)
     turns = policy.turns
     if turns.enabled and turns.summarise:
         notes.append("turns that are left out would be summarised by a model; here they are only left out")

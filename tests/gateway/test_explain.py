@@ -98,6 +98,51 @@ def test_json_holds_the_same_and_the_request_as_it_would_go(desk: Desk) -> None:
     assert told["targets"] == ["large", "small"]
 
 
+QUESTION = {"model": "auto", "temperature": 0, "messages": [{"role": "user", "content": "Why do ships have keels?"}]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "fields", "did", "reason"),
+    [
+        ({}, {}, "would look", "for a repeat; else the answer is new, and kept for 3,600 s"),
+        ({}, {"cache": {"ttl": 5}}, "would look", "for a repeat; else the answer is new, and kept for 5 s"),
+        ({}, {"cache": {"no-store": True}}, "would look", "for a repeat; else the answer is new, and not kept"),
+        ({}, {"cache": {"no-cache": True}}, "bypass", "the caller asked for a new answer, and kept for 3,600 s"),
+        ({}, {"cache": {"use-cache": False}}, "bypass", "the caller asked for it"),
+        ({}, {"temperature": 1}, "bypass", "not deterministic: temperature is not 0"),
+        ({"exact": False}, {}, "off", "the policy has it off"),
+        ({"semantic": {"enabled": True}}, {}, "would look", "for a repeat, or another wording; else"),
+        (
+            {"semantic": {"enabled": True}, "exact": False},
+            {},
+            "would look",
+            "for another wording (no repeat: the policy has it off); else",
+        ),
+        (
+            {"semantic": {"enabled": True}},
+            {"n": 2},
+            "would look",
+            "for a repeat (no other wording: several choices or log probabilities); else",
+        ),
+        ({"semantic": {"enabled": True}}, {"temperature": 1}, "bypass", "not deterministic: temperature is not 0; and"),
+    ],
+)
+def test_what_the_cache_would_do(
+    desk: Desk, policy: dict[str, Any], fields: dict[str, Any], did: str, reason: str
+) -> None:
+    written = config()
+    written["tenants"]["zenith"]["policy"] = {"cache": policy}
+    desk.write("c.yaml", yaml.safe_dump(written))
+    desk.write("q.json", json.dumps({**QUESTION, **fields}))
+    status, out, _ = desk.run("-t", "zenith", "--json", request="q.json")
+    told = json.loads(out)
+    assert status == 0
+    [line] = [line for line in told["lines"] if line["stage"] == "recall"]
+    assert line["did"] == did
+    assert line["reason"].startswith(reason)
+    assert any("kept" in note or "keeps" in note for note in told["notes"]) == (did != "off")
+
+
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
