@@ -27,7 +27,7 @@ from ..protocol.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from ..protocol.messages import PATHS, Answer, Usage, WireUsage
+from ..protocol.messages import PATHS, Answer, Request, Usage, WireUsage
 from .base import Call, Timeouts
 
 MAX_ANSWER = 64 << 20
@@ -53,9 +53,18 @@ _whole = msgspec.json.Decoder(_Whole)
 
 
 class OpenAIBackend:
-    """`base_url` includes the version (`https://host/v1`); `api_key` None sends no Authorization header."""
+    """`base_url` includes the version (`https://host/v1`); `api_key` None sends no Authorization header.
 
-    def __init__(self, base_url: str, api_key: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+    `prediction`: the server takes OpenAI's field of that name, so a draft is sent as one; what it rejects is paid.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        prediction: bool = False,
+    ) -> None:
         base = URL(base_url.rstrip("/"))
         if base.scheme not in ("http", "https") or not base.host:
             raise ValueError(f"base_url must be an http or https URL, not {base_url!r}")
@@ -68,6 +77,7 @@ class OpenAIBackend:
         }
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
+        self._prediction = prediction
         self._session: aiohttp.ClientSession | None = None
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
@@ -140,7 +150,8 @@ class OpenAIBackend:
     async def _post(self, call: Call) -> aiohttp.ClientResponse:
         if self._session is None:
             raise UpstreamUnreachable("the backend is not started")
-        body = call.request.encode()
+        request = with_prediction(call) if self._prediction and call.draft else call.request
+        body = request.encode()
         data: Any = body if len(body) < _BIG_BODY else io.BytesIO(body)
         try:
             response = await self._session.post(
@@ -172,6 +183,18 @@ class OpenAIBackend:
             known = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect)
             self._timeouts[timeouts.connect] = known
         return known
+
+
+# Fields that OpenAI does not take beside a prediction.
+_BESIDE_NO_PREDICTION = ("prediction", "tools", "functions", "logprobs", "max_completion_tokens", "audio", "modalities")
+
+
+def with_prediction(call: Call) -> Request:
+    """The request with the call's draft as its prediction, where the two go together."""
+    request = call.request
+    if call.kind != "chat" or request.n > 1 or any(name in request.fields for name in _BESIDE_NO_PREDICTION):
+        return request
+    return request.with_fields(prediction={"type": "content", "content": call.draft})
 
 
 class HTTPStream:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..protocol.exchange import Exchange
+from ..protocol.exchange import Exchange, Part
 from ..protocol.messages import Request
+from ..protocol.tokens import estimate
 from .eligible import about_now, exact, fuzzy
 from .entry import Entry
 from .flight import Flight, Follower
@@ -194,6 +195,8 @@ class Recall:
             keeper.flight = flight
         near = None if finding is None or finding.entry is None else finding.entry.id
         self._say(exchange, outcome, reason, near, None if finding is None else finding.score)
+        if exchange.draft is not None and outcome == "near":
+            exchange.receipt.lines[-1].parts = [Part("drafted", tokens=estimate(exchange.draft))]
 
     def landed(self, flight: Flight, at: Place) -> None:
         if self._flights.get(at.key) is flight:

@@ -60,18 +60,19 @@ class Recent(Generic[V]):
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of one message: its new bytes (None: nothing changed), what that took out, words for the receipt.
 
-    `harmless` is how much of what was taken out no answer can miss. Tens of thousands are kept, so the garbage
-    collector does not walk through them: no cycle can lead here.
+    `harmless` is how much of what was taken out no answer can miss, `sources` names the documents. Tens of thousands
+    are kept, so the garbage collector does not walk through them: no cycle can lead here.
     """
 
     changed: bytes | None = None
     saved: int = 0
     parts: tuple[Part, ...] = ()
     harmless: int = 0
+    sources: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
-        return 256 + len(self.changed or b"") + 128 * len(self.parts)
+        return 256 + len(self.changed or b"") + 128 * len(self.parts) + 72 * len(self.sources)
 
 
 class Sizes:

@@ -114,6 +114,8 @@ class Prune:
             self._leave(exchange, "a shape that cannot be changed safely")
             return
         late = made.late or (await self._work(made, wish, deadline) if made.jobs else None)
+        if made.sources:
+            exchange.facts["sources"] = (*exchange.facts.get("sources", ()), *made.sources)
         if made.changes:
             grace = Deadline(seconds + _LOOKING_UP, self._clock)
             sending = await self._pool.run(

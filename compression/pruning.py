@@ -6,6 +6,7 @@ worked out again. numpy is imported with the first message that is pruned.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from .spans import Conversation, Span
 
 if TYPE_CHECKING:
     from .conformal import Calibration
+    from .material import Material
 
 _JSON_SPACE = re.compile(r"(?<!\s)\s++(?=[:,\]}])|(?<=[:,\[{])\s++")
 _HARMLESS = 0.5  # the share of a request down to which the gate expects no longer answers
@@ -73,6 +75,11 @@ class Plan:
     def parts(self) -> list[Part]:
         return [part for _, outcome in sorted(self.known.items()) for part in outcome.parts]
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The documents of all messages, each once."""
+        return tuple(dict.fromkeys(name for _, outcome in sorted(self.known.items()) for name in outcome.sources))
+
     def decided(self, index: int, outcome: Outcome, outcomes: Recent[Outcome]) -> None:
         """Remember what becomes of a message, for this request and for those that go on from it."""
         self.known[index] = outcome
@@ -107,7 +114,8 @@ def plan(request: Request, wish: Wish, outcomes: Recent[Outcome], deadline: Dead
         if one is not None and one.why is None:
             made.jobs.append(one)
         else:
-            made.decided(index, Outcome(parts=(left(index, one.why),) if one and one.why else ()), outcomes)
+            parts = (left(index, one.why),) if one and one.why else ()
+            made.decided(index, Outcome(parts=parts, sources=sources(one.material if one else None)), outcomes)
     if made.jobs:
         from .evidence import embedded_text  # here, so that numpy is loaded on a thread
 
@@ -167,7 +175,7 @@ def _pruned(
     aim = Aim(wish.recall, floor, (*wish.strings, *_respelt(wish)))
     chosen = select(job.material, job.query, vectors[0], vectors[1:], aim, calibration or shipped(), deadline)
     if chosen.why is not None:
-        return Outcome(parts=(left(job.message, chosen.why),))
+        return Outcome(parts=(left(job.message, chosen.why),), sources=sources(job.material))
     said: dict[Span, str] = {}
     pruned = harmless = 0
     for span, passage in zip(job.spans, job.material.passages, strict=True):
@@ -184,7 +192,14 @@ def _pruned(
         parts.append(Part(_named(kind, count), where, 0 if parts else pruned, count))
     if harmless:
         parts.append(Part("what stays rewritten without loss", where, harmless))
-    return Outcome(conversation.message_bytes(job.message, said), pruned + harmless, tuple(parts), harmless)
+    changed = conversation.message_bytes(job.message, said)
+    return Outcome(changed, pruned + harmless, tuple(parts), harmless, sources(job.material))
+
+
+def sources(material: Material | None) -> tuple[str, ...]:
+    """A name for each document: the first 16 hex digits of the SHA-256 of its text, space around it aside."""
+    texts = [p.text[block.start : block.end] for p in material.passages for block in p.blocks] if material else []
+    return tuple(hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16] for text in texts)
 
 
 def _reader(wish: Wish, deadline: Deadline) -> Says:

@@ -117,7 +117,10 @@ class Wordings:
         return SemanticTier(self._store, evidence, CalibratedVerifier(self._scorer), asker, self._wall)
 
     async def _load(self, scorer: PairScorer) -> None:
+        from ..cache.vetoes import load
+
         try:
+            await asyncio.to_thread(load)  # the words that vetoes know
             await scorer.start()
         except TrimtabError as e:
             log.warning("the semantic cache cannot compare questions: %s", e)

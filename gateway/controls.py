@@ -66,7 +66,8 @@ def read_controls(headers: Iterable[tuple[bytes, bytes]]) -> Controls:
 
 
 def read_field(request: Request) -> tuple[Request, dict[str, Any]]:
-    """The request without its field `trimtab`, and what that said: `query`, `compress`, `keep`, each if it was given.
+    """The request without its field `trimtab`, and what that said, each if it was given: `query`, `compress`, `keep`,
+    `sources` (names of what the request rests on, by which its answer can be deleted from the cache).
 
     Raises InvalidRequest, naming the place.
     """
@@ -103,7 +104,14 @@ def _keep(value: Any) -> list[str]:
     return list(value)
 
 
-_READERS = {"query": _query, "compress": _compress, "keep": _keep}
+def _sources(value: Any) -> list[str]:
+    good = isinstance(value, list) and len(value) <= _MOST_KEPT
+    if not good or not all(isinstance(text, str) and 0 < len(text) <= _LONGEST for text in value):
+        raise _wrong("sources", f"must be a list of at most {_MOST_KEPT} names, each of 1 to {_LONGEST} characters")
+    return list(value)
+
+
+_READERS = {"query": _query, "compress": _compress, "keep": _keep, "sources": _sources}
 
 
 def _wrong(name: str, what: str) -> InvalidRequest:

@@ -79,7 +79,18 @@ class ModelLimits(Section):
         return Limits(self.requests_per_minute, self.tokens_per_minute, None, self.concurrent)
 
 
-_NOT_WHO = {"aliases", "listed", "price", "timeouts", "retries", "limits", "fallbacks", "api_key", "headers"}
+_NOT_WHO = {
+    "prediction",
+    "aliases",
+    "listed",
+    "price",
+    "timeouts",
+    "retries",
+    "limits",
+    "fallbacks",
+    "api_key",
+    "headers",
+}
 
 
 class ModelBase(Section):
@@ -160,20 +171,26 @@ BaseUrl = Annotated[str, Field(strict=True), BeforeValidator(_base_url), AfterVa
 
 
 class OpenAIModel(ModelBase):
-    """Any server that speaks OpenAI's API. `model` is its name there, the same as here where left out."""
+    """Any server that speaks OpenAI's API. `model` is its name there, the same as here where left out.
+
+    `prediction`: it takes OpenAI's field of that name, so the cache's near misses are sent as drafts; what the model
+    rejects of a draft is billed as output.
+    """
 
     backend: Literal["openai"]
     base_url: BaseUrl = "https://api.openai.com/v1"
     model: Name | None = None
     api_key: HeaderSecret | None = None
     headers: Mapping[HeaderName, HeaderSecret] = {}
+    prediction: Flag = False
 
     def upstream_name(self, name: str) -> str:
         return self.model or name
 
     def backend_options(self) -> dict[str, Any]:
         headers = {name: value.get_secret_value() for name, value in self.headers.items()}
-        return {"base_url": self.base_url, "api_key": _plain(self.api_key), "headers": headers}
+        plain = {"base_url": self.base_url, "api_key": _plain(self.api_key), "headers": headers}
+        return {**plain, "prediction": self.prediction}
 
 
 def _hidden(value: Any, environ: Mapping[str, str]) -> Any:
