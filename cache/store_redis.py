@@ -277,7 +277,8 @@ class RedisStore:
             match future.result():
                 case [int(), int(), int(), int()] as told:
                     for name, count in zip(("refused", "evicted", "expired", "foreign"), told, strict=True):
-                        self.counts[name] += count
+                        if count:
+                            self.counts[name] += count
 
         self._writes.send(command).add_done_callback(answered)
 

@@ -43,13 +43,13 @@ STEP = st.tuples(
     st.sampled_from(["put", "put", "put", "used", "delete", "bar", "move", "get"]),
     st.integers(0, 12),
     st.sampled_from(["acme", "other"]),
-    st.integers(0, 3_000),
+    st.integers(0, 1_500),
     st.floats(0, 50),
 )
 PLACES = {(n, owner): spot(str(n), owner) for n in range(13) for owner in ("acme", "other")}
 
 
-@given(st.lists(STEP, max_size=60), st.integers(8_000, 20_000), st.integers())
+@given(st.lists(STEP, min_size=20, max_size=80), st.integers(4_000, 9_000), st.integers())
 def test_the_bound_and_the_books_hold_whatever_happens(steps: list[Any], limit: int, seed: int) -> None:
     clock, heard = Clock(), Heard()
     store = MemoryStore(clock, random.Random(seed))
