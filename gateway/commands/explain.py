@@ -1,8 +1,8 @@
 """`trimtab explain REQUEST.json`: what every stage would do to a request, and why, without sending it anywhere.
 
 The stages are the gateway's own (only `recall` is told of, not run), on a gateway that is made from the configuration
-and never opened: no ledger, no limits taken, no upstream called. Only the models that a stage reads with (an embedder, a
-scorer) are started.
+and never opened: no ledger, no limits taken, no upstream called. Only the models that a stage reads with (an embedder,
+a scorer) are started.
 """
 
 from __future__ import annotations
