@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ log = logging.getLogger("trimtab.cache")
 
 MOST = 8  # audits at once; more are let go, which only makes evidence slower
 BARRED_S = 24 * 3600.0
+_KEPT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Embedder(Protocol):
 
 
 class Auditor:
-    """Runs audits in the background. `tell` is given each verdict: whether it was wrong."""
+    """Runs audits in the background. `tell` is given each verdict, whether it was wrong; `afterwards` follows each audit
+    and keeps what was learnt, unless that was done less than so many seconds ago."""
 
     def __init__(
         self,
@@ -70,12 +72,14 @@ class Auditor:
         asker: Asker,
         tell: Callable[[Audit, bool], None],
         embedder: Callable[[], Embedder | None],
+        afterwards: Callable[[float], Awaitable[None]],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._store = store
         self._asker = asker
         self._tell = tell
         self._embedder = embedder
+        self._afterwards = afterwards
         self._running: set[asyncio.Task[None]] = set()
 
     def again(self, audit: Audit) -> None:
@@ -106,6 +110,7 @@ class Auditor:
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+            await self._afterwards(_KEPT_S)
         except TrimtabError as e:
             self.counts["failed"] += 1
             log.info("an audit of the cache failed: %s", e.code)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from .bound import Evidence, gamma_cdf, lowest
@@ -28,6 +29,7 @@ _PRIOR_LOOKUPS = 500.0
 _CONTRADICTION = 0.001
 
 _MOST_OWNERS = 10_000
+_ROWS = ("found", "weights", "squares", "wrong")
 # The bound is worked out anew after an audit, after this share of additional look-ups, and after an hour.
 _STALE, _STALE_S = 1.1, 3_600.0
 
@@ -107,6 +109,7 @@ class Ledger:
     def __init__(self, prior: Evidence, clock: Callable[[], float], most_owners: int = _MOST_OWNERS) -> None:
         self._prior, self._clock, self._most = prior, clock, most_owners
         self._owners: OrderedDict[str, Counts] = OrderedDict()
+        self._fresh: dict[str, dict[str, float]] = {}
 
     def looked_up(self, owner: str, score: float | None) -> None:
         """Count a look-up and its best score; None where there was no candidate that no veto struck out."""
@@ -115,6 +118,7 @@ class Ledger:
         part = self._part(score)
         if part is not None:
             counts.found[part] += 1
+        self._count(owner, lookups=1, **({} if part is None else {f"found:{part}": 1}))
 
     def judged(self, owner: str, score: float, wrong: bool, chance: float = 1.0) -> None:
         """Count an audit of a candidate of this score. `chance`: how likely it was that just this look-up would be
@@ -130,6 +134,8 @@ class Ledger:
         counts.squares[part] += weight * weight
         counts.wrong[part] += weight * wrong
         counts.allowed.clear()
+        judged = {f"weights:{part}": weight, f"squares:{part}": weight * weight, f"wrong:{part}": weight * wrong}
+        self._count(owner, **judged)
 
     def evidence(self, owner: str) -> Evidence:
         """The owner's evidence together with the prior."""
@@ -145,6 +151,30 @@ class Ledger:
         allowed = lowest(self.evidence(owner), max_wrong, confidence)
         counts.allowed[promise] = (allowed, counts.lookups, counts.at)
         return allowed
+
+    def taken(self) -> dict[str, dict[str, float]]:
+        """What was counted since it was last asked for, by owner, as figures that `absorb` takes; counts add up."""
+        taken, self._fresh = self._fresh, {}
+        return taken
+
+    def absorb(self, owner: str, figures: Mapping[str, float], at: float) -> None:
+        """Add what was counted elsewhere, or before, at about `at`. Figures that make no sense are left out."""
+        counts = self._counts(owner)
+        factor = 0.5 ** (max(0.0, self._clock() - at) / HALF_LIFE_S)
+        for name, value in figures.items():
+            kind, _, part = name.partition(":")
+            if not isfinite(value) or value < 0:
+                continue
+            if kind == "lookups":
+                counts.lookups += factor * value
+            elif kind in _ROWS and part.isdigit() and int(part) < len(self._prior.grid):
+                getattr(counts, kind)[int(part)] += factor * value
+        counts.allowed.clear()
+
+    def _count(self, owner: str, **figures: float) -> None:
+        fresh = self._fresh.setdefault(owner, {})
+        for name, value in figures.items():
+            fresh[name] = fresh.get(name, 0.0) + value
 
     def saved(self) -> dict[str, dict[str, Any]]:
         """Every owner's own counts as plain values, for `restore`."""

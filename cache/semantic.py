@@ -46,6 +46,8 @@ log = logging.getLogger("trimtab.cache")
 NEAREST = 4
 LEAST = 0.6  # below this cosine no two questions are one, or a handful in ten thousand
 COMPARED = 2  # of those that no veto struck out, the nearest; the third is the right one once in a thousand times
+_WEEK = 7 * 86_400.0
+_WEEKS = 4  # of evidence that are read again; older ones weigh next to nothing
 DRAFT = 0.2  # a score below which an answer is no draft worth verifying
 
 
@@ -69,13 +71,15 @@ class SemanticTier:
     ) -> None:
         self.embedder: Embedder | None = None
         self.counts: Counter[str] = Counter()
-        self.auditor = Auditor(store, asker, self._told, lambda: self.embedder)
+        self.auditor = Auditor(store, asker, self._told, lambda: self.embedder, self.remember)
         self._store = store
         self._ledger = ledger
         self._verifier = verifier
         self._wall = wall
         self._chance = chance
         self._index = Index()
+        self._met: set[str] = set()  # owners whose evidence was read from the store
+        self._told_at = 0.0
 
     def heard(self, change: Change) -> None:
         """What came to the store, or went."""
@@ -107,6 +111,7 @@ class SemanticTier:
             return Finding("miss", "the caller asked for a new answer", at, packed)
         near = self._index.nearest(at.family, vector, NEAREST, LEAST)
         left, why = _struck(at.question or "", near)
+        await self._recollect(owner(at.scope))
         if not left:
             self._ledger.looked_up(owner(at.scope), None)
             return Finding("miss", why, at, packed)
@@ -162,6 +167,27 @@ class SemanticTier:
         if score is not None:
             self._ledger.judged(whose, score, wrong, chance)
 
+    async def remember(self, after: float = 0.0) -> None:
+        """Write new evidence to the store, so that it outlives this process; not again for `after` seconds."""
+        now = self._wall()
+        if now < self._told_at + after:
+            return
+        self._told_at = now
+        for whose, figures in self._ledger.taken().items():
+            await self._store.tally(whose, _week(now), figures)
+
+    async def _recollect(self, whose: str) -> None:
+        """What was learnt of an owner before this process began, by its weeks."""
+        if whose in self._met:
+            return
+        self._met.add(whose)
+        now = self._wall()
+        for weeks in range(_WEEKS):
+            at = now - weeks * _WEEK
+            figures = await self._store.tallies(whose, _week(at))
+            if figures:
+                self._ledger.absorb(whose, figures, at)
+
     def _told(self, audit: Audit, wrong: bool) -> None:
         self.verdict(owner(audit.at.scope), audit.score, wrong, audit.chance)
 
@@ -190,6 +216,10 @@ def _struck(question: str, near: list[Near]) -> tuple[list[Near], str]:
             left.append(one)
         reason = reason or found
     return left[:COMPARED], f"the nearest differs: {reason}"
+
+
+def _week(at: float) -> str:
+    return f"evidence-{int(at // _WEEK)}"
 
 
 def _packed(vector: Any) -> bytes | None:

@@ -100,6 +100,7 @@ class Wordings:
             await asyncio.gather(self._loading, return_exceptions=True)
         if self.tier is not None:
             await self.tier.auditor.close()
+            await self.tier.remember()
         if self._scorer is not None:
             await self._scorer.close()
 
