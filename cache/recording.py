@@ -61,11 +61,19 @@ _chunks = msgspec.json.Decoder(list[_Chunk])
 
 
 def of_stream(blocks: list[bytes], target: str, usage: Usage | None) -> Recorded:
-    """The events that a stream was made of, as one piece; comments and `[DONE]` are left out."""
-    events = [event for event in b"".join(blocks).split(b"\n\n") if event.startswith(b"data:")]
-    kept = [event for event in events if event.removeprefix(b"data:").strip() != b"[DONE]"]
+    """The data of the events that a stream was made of, as one piece; what else they hold and `[DONE]` are left out."""
+    events = [
+        event if event.startswith(b"data:") and b"\n" not in event else _data_lines(event)
+        for event in b"".join(blocks).split(b"\n\n")
+    ]
+    kept = [event for event in events if event and event.removeprefix(b"data:").strip() != b"[DONE]"]
     body = b"".join([event + b"\n\n" for event in kept])
     return Recorded("stream", body, target, usage)
+
+
+def _data_lines(event: bytes) -> bytes:
+    """Without comments, names and ids, wherever they stand: a client reads the data behind them all the same."""
+    return b"\n".join([line for line in event.split(b"\n") if line.startswith(b"data:")])
 
 
 def unfit(recorded: Recorded, kind: Kind, choices: int) -> str | None:

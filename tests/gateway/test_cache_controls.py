@@ -1,4 +1,4 @@
-"""What a caller says beside the request that changes the answer is part of the question: another wish, another answer."""
+"""What a caller says beside the request, and what changes the answer by it, is part of the question."""
 
 from __future__ import annotations
 
