@@ -2,8 +2,9 @@
 
 Generated tool sets repeat an introduction in every description ("This tool belongs to the file system, which ...").
 Here the first tool keeps it, and the ones that follow say "As above: " (or "As in NAME: " where others stand between)
-and go on with what is their own. Nothing else of a tool changes, and `expand` gives the descriptions back, which is
-checked before anything leaves. Other than whitespace, a model does see this: a tenant opts in.
+and go on with what is their own. `expand` gives the descriptions back, which is checked before anything leaves. Of the
+schemas goes what says nothing (tool_schema.py); nothing else of a tool changes. Other than whitespace, a model does see
+this: a tenant opts in.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import msgspec
 from ..protocol.exchange import Part
 from ..protocol.tokens import estimate
 from .deadline import Deadline
+from .tool_schema import tidy
 
 _LEAST = 48  # characters of a beginning that is worth a reference
 _ABOVE = "As above: "
 _REFERENCE = re.compile(r"As (?:above|in [^:]{1,200}): ")
+_SCHEMAS = ("parameters", "input_schema")
 _BOUNDARY = re.compile(r"[.:;!?] ")
 
 _tools = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
@@ -41,15 +44,17 @@ def share(raw: bytes, deadline: Deadline) -> tuple[bytes, Part] | None:
     names = [name for name, _ in described]
     before = [description for _, description in described]
     after = shorten(names, before, deadline)
-    if after == before or expand(names, after, before) != before:
+    if expand(names, after, before) != before:
         return None
-    out = [
-        tool if new == old else _with_description(tool, new)
-        for tool, old, new in zip(tools, before, after, strict=True)
-    ]
-    saved = sum(estimate(old) - estimate(new) for old, new in zip(before, after, strict=True) if old != new)
-    changed = sum(old != new for old, new in zip(before, after, strict=True))
-    return _encode(out), Part("shared tool introductions", "tools", tokens=saved, count=changed)
+    try:
+        out = [_changed(tool, old, new, deadline) for tool, old, new in zip(tools, before, after, strict=True)]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    changed = [(_encode(old), _encode(new)) for old, new in zip(tools, out, strict=True) if new is not old]
+    if not changed:
+        return None
+    saved = sum(estimate(old.decode()) - estimate(new.decode()) for old, new in changed)
+    return _encode(out), Part("shared tool introductions", "tools", tokens=saved, count=len(changed))
 
 
 def shorten(names: Sequence[str], descriptions: Sequence[str], deadline: Deadline | None = None) -> list[str]:
@@ -136,9 +141,17 @@ def _described(tool: dict[str, msgspec.Raw]) -> tuple[str, str]:
     return name, "" if description is None or bytes(description) == b"null" else _text.decode(description)
 
 
-def _with_description(tool: dict[str, msgspec.Raw], description: str) -> dict[str, msgspec.Raw]:
-    new = msgspec.Raw(_encode(description))
-    if "function" not in tool:
-        return {**tool, "description": new}
-    function = {**_fields.decode(tool["function"]), "description": new}
-    return {**tool, "function": msgspec.Raw(_encode(function))}
+def _changed(tool: dict[str, msgspec.Raw], old: str, new: str, deadline: Deadline) -> dict[str, msgspec.Raw]:
+    """A tool with its new description and a tidy schema; the same object where nothing changes. Raises OutOfTime."""
+    deadline.check()
+    inner = _fields.decode(tool["function"]) if "function" in tool else tool
+    fields = dict(inner)
+    if new != old:
+        fields["description"] = msgspec.Raw(_encode(new))
+    for name in _SCHEMAS:
+        # A strict schema has to name what is required, also where that is nothing.
+        if name in inner and bytes(inner.get("strict", b"")) != b"true":
+            fields[name] = msgspec.Raw(tidy(bytes(inner[name])))
+    if all(bytes(fields[name]) == bytes(value) for name, value in inner.items()):
+        return tool
+    return {**tool, "function": msgspec.Raw(_encode(fields))} if "function" in tool else fields

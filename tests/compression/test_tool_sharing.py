@@ -18,7 +18,7 @@ DESCRIPTIONS = st.builds(lambda intro, rest: intro + rest, st.sampled_from(["", 
 
 
 def tool(name: str, description: str) -> dict[str, object]:
-    schema = {"type": "object", "properties": {"a": {"type": "number", "default": 1.0, "description": INTRO}}}
+    schema = {"type": "object", "properties": {"a": {"type": "number", "default": 1.0, "description": INTRO.strip()}}}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
