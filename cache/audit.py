@@ -63,7 +63,7 @@ class Embedder(Protocol):
 
 
 class Auditor:
-    """Runs audits in the background. `tell` is given each verdict, whether it was wrong; `afterwards` follows each audit
+    """Runs audits in the background. `tell` is given each verdict (was it wrong?); `afterwards` follows each audit
     and keeps what was learnt, unless that was done less than so many seconds ago."""
 
     def __init__(

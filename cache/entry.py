@@ -56,7 +56,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     def size(self) -> int:
         """Bytes that it takes up, roughly: what the memory bound counts."""
         text = len(self.question or "") * 2 + len(self.vector or b"")
-        return len(self.body) + text + 600 + sum(map(len, self.tags)) + sum(map(len, self.sources))
+        return len(self.body) + text + 900 + sum(map(len, self.tags)) + sum(map(len, self.sources))
 
     @property
     def worth(self) -> int:
