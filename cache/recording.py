@@ -62,13 +62,19 @@ _chunks = msgspec.json.Decoder(list[_Chunk])
 
 def of_stream(blocks: list[bytes], target: str, usage: Usage | None) -> Recorded:
     """The data of the events that a stream was made of, as one piece; what else they hold and `[DONE]` are left out."""
-    events = [
-        event if event.startswith(b"data:") and b"\n" not in event else _data_lines(event)
-        for event in b"".join(blocks).split(b"\n\n")
-    ]
+    whole = b"".join(blocks)
+    body = whole.removesuffix(DONE + b"\n\n")
+    if _one_line_each(body):
+        return Recorded("stream", body, target, usage)
+    events = map(_data_lines, whole.split(b"\n\n"))
     kept = [event for event in events if event and event.removeprefix(b"data:").strip() != b"[DONE]"]
     body = b"".join([event + b"\n\n" for event in kept])
     return Recorded("stream", body, target, usage)
+
+
+def _one_line_each(body: bytes) -> bool:
+    """Whether each event is one line with an object, as in nearly every stream."""
+    return body.startswith(b"data: {") and body.count(b"\n") == 2 * body.count(b"\n\ndata: {") + 2
 
 
 def _data_lines(event: bytes) -> bytes:
@@ -109,8 +115,7 @@ def _read(recorded: Recorded) -> list[_Chunk]:
     if recorded.form == "whole":
         return [_chunk.decode(recorded.body)]
     body = recorded.body
-    if body.startswith(b"data: {") and body.count(b"\n") == 2 * body.count(b"\n\ndata: {") + 2:
-        # One line an event, as nearly every stream: read as one array, at a fraction of the cost.
+    if _one_line_each(body):  # read as one array, at a fraction of the cost
         return _chunks.decode(b"[" + body[6:-2].replace(b"\n\ndata: ", b",") + b"]")
     return [_chunk.decode(data) for data in datas(body)]
 
