@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -12,6 +12,7 @@ import pytest
 from harness import KEY, OTHER_KEY, Running, Serve, over
 from hypothesis import given
 from hypothesis import strategies as st
+from valkeys import Valkey
 
 from trimtab.backends.fake_server import FakeServer
 from trimtab.cache.policy import CachePolicy
@@ -420,3 +421,44 @@ def test_a_stores_counts_are_counted_once() -> None:
     for count in (1, 3, 3):
         metrics.stored({"errors": count})
     assert 'trimtab_cache_store_events_total{event="errors"} 3.0' in metrics.render().decode()
+
+
+# A store that replicas share.
+
+
+async def test_over_a_real_store_and_without_it(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession, own_valkey: Valkey
+) -> None:
+    config = over(upstream, "m")
+    config["store"] = {"redis": own_valkey.url, "secret": "for-the-tests-only"}
+    async with serve(config) as running:
+        acme, zenith = Desk(session, running), Desk(session, running, OTHER_KEY)
+        for desk in (acme, zenith):
+            await desk.ask("one", tags="red", cache={"namespace": "shelf"})
+            await desk.ask("two", cache={"ttl": 60})
+        await until(lambda: hit(acme, "two"))
+        assert (await acme.held())["entries"] == 2
+        assert await acme.delete(tag="red", namespace="shelf") == 1
+        request_id = (await acme.ask("two"))["x-request-id"]
+        assert (await acme.say(request_id))[1]["counted"] is True
+        assert await acme.told("two") == "miss"
+        await until(lambda: hit(acme, "two"))
+        assert await acme.delete(all="true") == 1
+        assert (await zenith.held())["entries"] == 2
+        request_id = (await zenith.ask("two"))["x-request-id"]
+        own_valkey.kill()
+        status, told = await zenith.send("DELETE", "cache?all=true")
+        assert (status, told["error"]["code"]) == (503, "store_unavailable")
+        assert (await zenith.held())["entries"] is None
+        assert (await zenith.say(request_id))[0] == 503
+
+
+async def hit(desk: Desk, text: str) -> bool:
+    return await desk.told(text) == "hit"
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """What is written to a shared store is there a moment later."""
+    async with asyncio.timeout(5):
+        while not await holds():
+            await asyncio.sleep(0.01)
