@@ -222,6 +222,8 @@ class Recall:
         score: float | None = None,
     ) -> None:
         exchange.facts["cache"] = outcome
+        if score is not None and reason is not None:
+            exchange.facts["cache_reason"] = reason
         exchange.note(self.name, outcome, reason, entry=entry_id, score=score)
 
 

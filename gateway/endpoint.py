@@ -312,7 +312,7 @@ class _Run:
             (b"x-trimtab-model", (exchange.receipt.target or "none").encode()),
             (b"x-trimtab-cache", str(exchange.facts.get("cache", "off")).encode()),
             (b"x-trimtab-attempts", b"%d" % exchange.receipt.attempts),
-            *_age(exchange),
+            *_about_cache(exchange),
             *self._limit_headers,
         ]
 
@@ -333,13 +333,17 @@ class _TooSlow(GatewayError):
         super().__init__("the client did not read its stream")
 
 
-def _age(exchange: Exchange) -> Headers:
-    """How old a recalled answer is (RFC 9111, section 5.1), and the name to complain about it by."""
-    if exchange.recalled is None:
-        return []
-    headers = [(b"age", b"%d" % exchange.facts.get("cache_age", 0))]
-    entry = exchange.facts.get("cache_id")
-    return [*headers, (b"x-trimtab-cache-id", entry.encode())] if entry is not None else headers
+def _about_cache(exchange: Exchange) -> Headers:
+    """How old a recalled answer is (RFC 9111, section 5.1), the name to complain about it by, and how sure it was."""
+    headers: Headers = []
+    facts = exchange.facts
+    if exchange.recalled is not None:
+        headers.append((b"age", b"%d" % facts.get("cache_age", 0)))
+        if "cache_id" in facts:
+            headers.append((b"x-trimtab-cache-id", facts["cache_id"].encode()))
+    if "cache_reason" in facts:
+        headers.append((b"x-trimtab-cache-reason", facts["cache_reason"].encode("ascii", "replace")))
+    return headers
 
 
 def _forget(exchange: Exchange) -> None:

@@ -80,6 +80,7 @@ async def test_another_wording_is_answered_and_says_so(
         assert int(desk.last["age"]) >= 0
         line = await desk.story()
         assert line["score"] > 0.5
+        assert desk.last["x-trimtab-cache-reason"] == line["reason"]
         assert line["entry"] == desk.last["x-trimtab-cache-id"]
         assert line["saved_microusd"] > 0
         assert len(upstream.seen) == 1
