@@ -1,9 +1,9 @@
-"""What an exact hit costs, beside the least that a gateway can cost, and what recall adds to requests that find nothing.
+"""What an exact hit costs beside the least that a gateway can cost, and what recall adds where it finds nothing.
 
     python benchmarks/cache_cost.py [--bench DIR] [--json OUT] [--quick] [--secs 3] [--runs 5]
 
-It needs the shared load (docs/benchmarks.md, "gateway"), wrk and two cores. One gateway serves two tenants, one with the
-exact cache and one without; it and the floor run on the first core, their upstream and the load on the second. The
+It needs the shared load (docs/benchmarks.md, "gateway"), wrk and two cores. One gateway serves two tenants, one with
+the exact cache and one without; it and the floor run on the first core, their upstream and the load on the second. The
 cases take turns, a slice of each in each run, so that what else the machine does falls on all alike; a ratio is taken
 within a run.
 """
@@ -98,7 +98,7 @@ class Slice:
 
 
 def rows(options: Any) -> list[Row]:
-    """`options` has `quick`, and perhaps `bench`, `secs` and `runs`. Without the shared load there are none, and a note."""
+    """`options` has `quick`, and perhaps `bench`, `secs` and `runs`. None without the shared load, but a note."""
     seconds = 1.0 if options.quick else getattr(options, "secs", 3.0)
     runs = 1 if options.quick else getattr(options, "runs", 5)
     try:
