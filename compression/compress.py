@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _GRACE = 0.015  # seconds for reading and for the arithmetic, beside the tiers' own deadline
 _PATIENCE = 0.4  # more for a free thread, where the beginning was changed before: to send it whole would cost its cache
 _QUICKLY = 128 << 10  # bytes that can be read on the event loop: a millisecond or two
-_BEGINNING = 2048  # bytes of the messages that tell one conversation from another
+_BEGINNING = 1024  # bytes of the messages that tell one from another; no message changes before LEAST of them
 _OUTPUT = 512  # expected tokens of an answer
 _NO_TARGET = Target("", "", "")
 _FIELDS = ("messages", "prompt", "tools")
@@ -59,7 +59,7 @@ class _Job:
     terms: Terms
     policy: CompressionPolicy
     now: float
-    begun: bytes  # a fingerprint of how the conversation begins
+    begun: tuple[bytes, bytes]  # fingerprints of the tools, and of how the conversation begins
     patience: float = 0.0  # seconds
     left_whole: bool = False  # whether `prune` must know how this goes on
 
@@ -130,7 +130,7 @@ class Compress:
             return
         started = self._clock()
         job = _job(exchange, policy, started)
-        if self._changed.get(job.begun):
+        if any(self._changed.get(beginning) for beginning in job.begun):
             job = replace(job, patience=_PATIENCE)
         if not worth_trying(size // 4, self._pace * size, job.terms):
             self._pace *= 0.99  # one slow request must not be the last
@@ -205,7 +205,9 @@ class Compress:
             # What `prune` left whole stays whole, also where a client sends what was made of it.
             self._pruned.respelt(job.tenant, job.target.name, done.spelling, job.now)
         if done.fields:
-            self._changed.put(job.begun, True, 128)
+            # Changed tools are cached for every conversation that has them, and however little was said in it yet.
+            for beginning in job.begun if done.sending.head else job.begun[1:]:
+                self._changed.put(beginning, True, 128)
             exchange.working = exchange.working.with_fields(**done.fields)
         did = "compacted" if done.fields else "left alone"
         reason = sending.decision.reason if sending.raw is None else None
@@ -272,11 +274,11 @@ def _spelling(job: _Job, versions: Versions, sending: Sending, fields: Mapping[s
     return chain(versions.pieces(bytes(tools), sending.taken), seed(job.target.name))
 
 
-def _begun(request: Request, tenant: str) -> bytes:
-    """Whose conversation it is, by its tools and its first bytes."""
-    digest = extend(seed(tenant), bytes(request.fields.get("tools", b"")))
+def _begun(request: Request, tenant: str) -> tuple[bytes, bytes]:
+    """Whose conversation it is: by its tools, and by these and its first bytes."""
+    tools = extend(seed(tenant), bytes(request.fields.get("tools", b"")))
     said = request.fields.get("messages", request.fields.get("prompt", b""))
-    return extend(digest, bytes(said)[:_BEGINNING])
+    return tools, extend(tools, bytes(said)[:_BEGINNING])
 
 
 def _expected_output(request: Request) -> int:

@@ -723,3 +723,26 @@ async def test_a_conversation_that_was_changed_waits_longer_for_a_thread() -> No
     await through(stage, exchange(body, usual))
     await through(stage, exchange(chat([*body["messages"], {"role": "user", "content": "And now?"}]), usual))
     assert allowed[0] < 0.1 < 0.3 < allowed[1]
+
+
+@pytest.mark.parametrize("share", [True, False])
+async def test_tools_that_were_changed_are_waited_for_from_the_second_turn_on(share: bool) -> None:
+    """A session cost a quarter more: its second turn took longer than 45 ms under load, and went with other tools."""
+    stage = Compress()
+    policy = CompressionPolicy(tools=ToolsPolicy(share=share))
+    allowed: list[float] = []
+    run = stage._pool.run
+
+    async def noting(work: Any, deadline: Deadline, *given: Any, **named: Any) -> Any:
+        allowed.append(deadline.left)
+        return await run(work, deadline, *given, **named)
+
+    stage._pool.run = noting  # type: ignore[method-assign]
+    messages = [{"role": "user", "content": "Sort the file."}]
+    await stage(exchange({"model": "m", "tools": tools_alike(), "messages": messages}, policy, target=ENGINE))
+    before = allowed[0]
+    allowed.clear()
+    messages += [{"role": "assistant", "content": "Done."}, {"role": "user", "content": "And now list it."}]
+    await stage(exchange({"model": "m", "tools": tools_alike(), "messages": messages}, policy, target=ENGINE))
+    assert before < 0.1
+    assert (allowed[0] > 0.3) is share
