@@ -133,7 +133,7 @@ class Recall:
         if flight is not None and flight.open:
             exchange.recalled = Follower(flight)
             exchange.facts["cache_age"] = 0
-            self._say(exchange, "hit", "shares the answer of the same request at the same moment")
+            self._say(exchange, "hit", "shares the answer of the same request at the same moment", at.id)
             return True
         return False
 

@@ -189,8 +189,8 @@ class OpenAIModel(ModelBase):
 
     def backend_options(self) -> dict[str, Any]:
         headers = {name: value.get_secret_value() for name, value in self.headers.items()}
-        plain = {"base_url": self.base_url, "api_key": _plain(self.api_key), "headers": headers}
-        return {**plain, "prediction": self.prediction}
+        options = {"base_url": self.base_url, "api_key": _plain(self.api_key), "headers": headers}
+        return {**options, "prediction": True} if self.prediction else options
 
 
 def _hidden(value: Any, environ: Mapping[str, str]) -> Any:

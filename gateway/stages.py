@@ -122,7 +122,8 @@ class Stages:
         other wording for a while. `namespace` is the public one that the entry lies in, if it lies in one."""
         if wrong:
             await self._cache.store.bar(tenant if namespace is None else "", entry, BARRED_S)
-        self._wordings.verdict(tenant if namespace is None else f"public:{namespace}", score, wrong)
+            # Praise is no evidence: who gives it was not sampled, and enough of it would loosen the bound.
+            self._wordings.verdict(tenant if namespace is None else f"public:{namespace}", score, wrong)
 
     def _summariser(self, exchange: Exchange) -> Summarise | None:
         return summariser(self._catalogue(), exchange, self._clock)
