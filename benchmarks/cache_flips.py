@@ -99,7 +99,6 @@ CONTROLS: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
     ({"trimtab": {"keep": ["a pixel"]}}, {}),
     ({"trimtab": {"compress": False}}, {}),
     ({}, {"x-trimtab-query": "the size"}),
-    ({}, {"x-trimtab-compress": "off"}),
     ({}, {"openai-beta": "assistants=v2"}),
     ({}, {"anthropic-beta": "output-128k"}),
 )

@@ -13,7 +13,7 @@ from typing import Any
 from cache_house import TOKENS, Got, mark
 
 _DELIVERY = frozenset({"stream", "stream_options", "cache"})
-_LINGER = 0.5  # seconds for an answer that has ended upstream to have ended here
+_LINGER = 0.25  # seconds for an answer that has ended upstream to have ended here
 
 
 @dataclass

@@ -10,7 +10,6 @@ answer has about 1.1 KB.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import gc
 import json
@@ -35,6 +34,7 @@ from trimtab.protocol.messages import Request, Usage
 
 SECRET = b"s" * 32
 SCOPE = Scope("acme", b"epoch")
+PARTITION, FAMILY = b"p" * 32, b"f" * 32
 LOOKED_UP = 5_000
 NAMES = {1_000: "1k", 10_000: "10k", 100_000: "100k", 1_000_000: "1m"}
 ROOM = {1_000: 1, 10_000: 1, 100_000: 2, 1_000_000: 8}  # GB that must be free
@@ -246,37 +246,30 @@ async def _tier(size: int, seed: int) -> Any:
     asker: Any = None  # nothing is audited: a candidate is only looked at
     tier: Any = SemanticTier(store, Ledger(shipped().prior, time.time), CalibratedVerifier(scorer), asker)
     tier.embedder = embedder
-    await store.start(tier.heard)
-    scope_at = entry(0)[0]
+    await store.start(lambda change: None)
+    kept = [
+        _question(n, bases[n % len(bases)], _vector(known[n % len(bases)], n >= len(bases), chance))
+        for n in range(size)
+    ]
     gc.collect()
     before = resident()
-    now = time.time()
-    for n in range(size):
-        base = n % len(bases)
-        vector = known[base] + chance.standard_normal(known.shape[1], np.float32) * 0.02 * (n >= len(bases))
-        vector = (vector / np.linalg.norm(vector)).astype(np.float16).tobytes()
-        id, question = f"{n:024x}", f"Tell me {bases[base]}"
-        made = Entry(
-            id, "acme", "", scope_at.partition, b"%032d" % n, "chat", "m", "m", "whole", BODY, now, now + 3600,
-            family=b"f" * 32, question=question, vector=vector,
-        )  # fmt: skip
-        tier.heard(Change("put", "acme", id, made))
-        if n < len(bases) or n % 50 == 0:  # the rest is not there when it is fetched, as if it had gone
-            store.put(made, 1 << 40)
-    gc.collect()
+    for made in kept:
+        tier.heard(Change("put", "acme", made.id, made))
     bytes_each = (resident() - before) / size
+    for made in kept:
+        store.put(made, 1 << 40)
     policy = CachePolicy(semantic=SemanticPolicy(enabled=True, deadline_ms=2_000))
     last: list[Any] = [None]
 
     async def look(question: str) -> str:
-        at = Place(SCOPE, scope_at.partition, b"k" * 32, b"f" * 32, question)
+        at = Place(SCOPE, PARTITION, b"k" * 32, FAMILY, question)
         finding = await tier.look(_Exchange(), at, policy, NONE)
         last[0] = np.frombuffer(finding.vector, np.float16).astype(np.float32)
         return str(finding.outcome)
 
     def nearest() -> float:
         begun = time.perf_counter()
-        tier._index.nearest(b"f" * 32, last[0], 4, 0.6)
+        tier._index.nearest(FAMILY, last[0], 4, 0.6)
         return (time.perf_counter() - begun) * 1000
 
     async def close() -> None:
@@ -289,10 +282,39 @@ async def _tier(size: int, seed: int) -> Any:
     return look, nearest, pick.sample(asked, len(asked)), bytes_each, close
 
 
+def _vector(of: Any, near: bool, chance: Any) -> bytes:
+    """The vector itself, or one at a cosine of about 0.93 from it."""
+    import numpy as np
+
+    moved = of + chance.standard_normal(len(of), np.float32) * 0.02 * near
+    return bytes((moved / np.linalg.norm(moved)).astype(np.float16).tobytes())
+
+
+def _question(n: int, question: str, vector: bytes) -> Entry:
+    now = time.time()
+    return Entry(
+        id=f"{n:024x}",
+        tenant="acme",
+        namespace="",
+        partition=PARTITION,
+        key=b"%032d" % n,
+        kind="chat",
+        model="m",
+        target="m",
+        form="whole",
+        body=BODY,
+        made=now,
+        expires=now + 3600,
+        family=FAMILY,
+        question=f"Tell me {question}",
+        vector=vector,
+    )
+
+
 class _Exchange:
     """As much of one as a look-up reads."""
 
-    class tenant:  # noqa: N801 - an attribute
+    class tenant:
         name = "acme"
 
 
