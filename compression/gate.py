@@ -19,6 +19,13 @@ from ..protocol.exchange import Price
 _HARMLESS = 0.5
 _EXPANSION = 3.5
 
+# A provider may count this much less than an estimate says (protocol/tokens.py); of indented JSON it counts a quarter
+# less than is left of the estimate once the spaces went. Little is lost by changing a bit later, much by too early.
+_UNSURE = 1.3
+
+# Once fewer conversations than this go on for each that does not, what a first turn saves is worth more than the risk.
+_SELDOM = 1 / 32
+
 # What a beginning costs when read from a cache, against fresh input and output, where nobody said.
 _NOMINAL = (1.0, 0.1, 4.0)
 
@@ -137,16 +144,19 @@ def cost_again(candidate: Candidate, terms: Terms, *, original: bool = False) ->
     return terms.again * (held * weights.cached + (candidate.tokens - held) * weights.input)
 
 
-def too_short(candidate: Candidate, terms: Terms) -> bool:
-    """Whether a changed prompt is one that its provider, who gives a discount, does not cache yet.
+def too_short(candidate: Candidate, original: Candidate, terms: Terms) -> bool:
+    """Whether a lossless change has to wait until what it leaves is long enough for the provider to cache.
 
-    In a conversation that is under way a lossless change is not made until then: it could only be regretted. Lossy ones
-    take out so much that they may pay all the same.
+    It does in a conversation that is under way: made earlier, it could only be regretted. On a first turn it does where
+    the original is long enough by itself, or the next turn would lose a discount that it has now; unless this tenant's
+    hardly ever have a next turn. What was changed before stays so. Lossy changes take out so much that they may pay all
+    the same.
     """
     rules, weights = terms.rules, terms.weights
-    return (
-        candidate.keep >= 1 and not rules.marked and candidate.tokens < rules.minimum and weights.cached < weights.input
-    )
+    if candidate.keep < 1 or rules.marked or weights.cached >= weights.input:
+        return False
+    waits = terms.grows or (terms.again > _SELDOM and original.tokens >= rules.minimum)
+    return waits and candidate.tokens < rules.minimum * _UNSURE
 
 
 def rounding(terms: Terms) -> float:
@@ -177,7 +187,7 @@ def decide(candidates: Sequence[Candidate], terms: Terms, instead: int = 0) -> D
     first = candidates[0]
     limit, least, chosen = cost_now(first, terms, original=True) - rounding(terms), _whole(first, terms), 0
     for i, candidate in enumerate(candidates[1:], 1):
-        if candidate.keep < terms.floor or (terms.grows and too_short(candidate, terms)):
+        if candidate.keep < terms.floor or too_short(candidate, first, terms):
             continue
         now = cost_now(candidate, terms)
         if now <= limit and now + cost_again(candidate, terms) < least:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trimtab.compression.compress import Compress
@@ -209,7 +209,8 @@ logs = st.builds(
     lambda n, tail: "".join("2026-01-02 started worker\n" for _ in range(n)) + tail, st.integers(0, 40), words
 )
 data = st.builds(lambda n, start: json.dumps(records(n, start), indent=2), st.integers(0, 12), st.integers(0, 3))
-paragraph = st.sampled_from(["The same paragraph, word for word, that several documents quote in full. " * 8, ""])
+PARAGRAPH = "The same paragraph, word for word, that several documents quote in full. " * 8
+paragraph = st.sampled_from([PARAGRAPH, ""])
 texts = st.builds(lambda *parts: "\n\n".join(parts), paragraph, st.one_of(words, logs, data), paragraph)
 
 
@@ -298,6 +299,19 @@ def pieces(request: Request) -> list[tuple[bytes, int]]:
 @given(
     turns, st.integers(0, 60), st.sampled_from([0, 3, 8]), st.sampled_from([PRICED, ENGINE, Target("f", "fake", "f")])
 )
+@example(
+    # Long enough for the cache by what was left of an estimate, too short by what it came to.
+    [("user", f"{PARAGRAPH}\n\n{json.dumps(records(9), indent=2)}\n\n{PARAGRAPH}"), ("user", "\n\n\n\n")],
+    10,
+    0,
+    PRICED,
+)
+@example(  # Long enough on its first turn as it came, and not as rewritten.
+    [("user", "Mind this.\n\n" + json.dumps(records(25), indent=2)), ("assistant", "Yes."), ("user", "And?")],
+    0,
+    0,
+    PRICED,
+)
 def test_no_conversation_costs_more_than_if_it_were_passed_through(
     spoken: list[tuple[str, str]], size: int, tools: int, target: Target
 ) -> None:
@@ -314,7 +328,7 @@ def test_no_conversation_costs_more_than_if_it_were_passed_through(
             through_ += priced(was, original, target)
             spent += priced(went, working, target)
             was, went = original, working
-        weights, rules = Weights.of(target.price), cache_rules(target.backend)
+        weights, rules = Weights.of(target.price), cache_rules(target.backend, target.upstream_model)
         assert spent <= through_ + rules.step * (weights.input - weights.cached)
         stage.close()
 

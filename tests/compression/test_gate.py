@@ -123,6 +123,27 @@ def test_a_prompt_is_not_made_too_short_to_be_cached() -> None:
     assert decide([Candidate(3_000), Candidate(600, keep=0.7)], under).chosen == 1
 
 
+def test_a_size_is_an_estimate_and_may_be_too_high() -> None:
+    """1,026 tokens by estimate were 970: not cached, and the next turn cost as much as the first."""
+    under = Terms(Weights.of(TWO_DOLLARS))
+    assert decide([Candidate(1_238, 719), Candidate(1_026, 719)], under).chosen == 0
+    assert decide([Candidate(1_600, 719), Candidate(1_388, 719)], under).chosen == 1
+
+
+def test_a_first_turn_that_is_cacheable_as_it_came_is_not_made_too_short() -> None:
+    """However little is known of this tenant; only where conversations hardly ever go on there is nothing to lose."""
+    ways = [Candidate(1_237), Candidate(700)]
+    for again in (0.05, 1 / 3, 1.0, 10.0):
+        decision = decide(ways, Terms(Weights.of(TWO_DOLLARS), again=again, grows=False))
+        assert decision.chosen == 0
+        assert decision.reason == "it would be too short for the provider's cache on the next turn"
+    assert decide(ways, Terms(Weights.of(TWO_DOLLARS), again=0.02, grows=False)).chosen == 1
+    # What no provider here would cache either way is weighed by how likely a next turn is.
+    assert decide([Candidate(900), Candidate(700)], Terms(Weights.of(TWO_DOLLARS), again=0.1, grows=False)).chosen == 1
+    # A change that an earlier turn made is kept (the memory expects nothing more of it then).
+    assert decide(ways, Terms(Weights.of(TWO_DOLLARS), again=0.0, grows=False)).chosen == 1
+
+
 @given(
     weights=st.sampled_from([Weights(1.25, 0.125, 10.0, money=True), Weights(2.0, 0.5, 8.0, money=True)]),
     before=st.integers(1_024, 9_000),
