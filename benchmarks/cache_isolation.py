@@ -11,6 +11,7 @@ client's to get. That runs again over a shared store that is slow, and over one 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from cache_house import (
     slow,
     valkey,
 )
-from cache_judge import Judge, Visit
+from cache_judge import LINGER, Judge, Visit
 from report import Row, at_most
 
 MODELS = ("m", "m2")
@@ -308,13 +309,26 @@ async def _mixed(
             await place.gateway.apply(configuration(folder, upstream, policies(epoch + 1), MODELS, redis))
             epoch += 1
 
+        async def make(some: list[Visit]) -> None:
+            queue = iter(some)
+            await asyncio.gather(*(work(queue) for _ in range(CLIENTS)))
+
         quarter = max(1, len(visits) // 4)
         for part in range(0, len(visits), quarter):
-            queue = iter(visits[part : part + quarter])
+            some = visits[part : part + quarter]
             around = [_lose(server, part // quarter)] if server is not None else []
-            await asyncio.gather(*(work(queue) for _ in range(CLIENTS)), *around, *([reload()] if part else []))
+            await asyncio.gather(make(some), *around, *([reload()] if part else []))
+            await asyncio.sleep(LINGER)  # what was shared at the same moment is over
+            await make(
+                [_asked_again(visit, len(visits)) for visit in some if visit.spoilt or visit.leave_s is not None]
+            )
         await place.rest()
         found.flights_left = place.flights
+
+
+def _asked_again(visit: Visit, more: int) -> Visit:
+    """What was answered badly, or to nobody, is asked for once more: nothing of it may have stayed."""
+    return dataclasses.replace(visit, serial=visit.serial + more, spoil={}, leave_s=None)
 
 
 async def _lose(server: Valkey, part: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from cache_house import TOKENS, Got, mark
 
 _DELIVERY = frozenset({"stream", "stream_options", "cache"})
-_LINGER = 0.25  # seconds for an answer that has ended upstream to have ended here
+LINGER = 0.25  # seconds for an answer that has ended upstream to have ended here
 
 
 @dataclass
@@ -56,6 +56,16 @@ class Visit:
         return self.kind != "embeddings" and not self.body.get("logprobs") and self.body.get("n") in (None, 1)
 
     @property
+    def spoilt(self) -> bool:
+        """Whether the fault of its script shows in its answer: some strike streams alone, some no embedding."""
+        faults = self.spoil.get("faults", {})
+        if "status" in faults or "cut_after" in faults:
+            return True
+        if "error_after" in faults or "broken_json" in faults.get("garble", ()):
+            return bool(self.body.get("stream")) and self.kind != "embeddings"
+        return bool(self.spoil) and self.kind != "embeddings"
+
+    @property
     def shares(self) -> bool:
         """Whether anything but an answer of its own may be given to it, or its own to another."""
         return self.always or self.kind == "embeddings" or self.body.get("temperature") == 0
@@ -88,7 +98,7 @@ class Judge:
         if len(marks) > 1:
             return f"pieces of {len(marks)} answers"
         if not marks:
-            return "no mark in a whole answer" if got.whole and got.status == 200 and not visit.spoil else None
+            return "no mark in a whole answer" if got.whole and got.status == 200 and not visit.spoilt else None
         origin = self.visits.get(next(iter(marks)))
         if origin is None:
             return "an answer to nobody"
@@ -107,10 +117,10 @@ class Judge:
             return f"{origin.mark} is not to be shared"
         if origin.wish.get("no-store") or visit.wish.get("no-cache"):
             return f"{origin.mark} was kept, or looked up, against a wish"
-        together = visit.began <= self.ended.get(origin.mark, visit.began) + _LINGER
+        together = visit.began <= self.ended.get(origin.mark, visit.began) + LINGER
         ended_well = got.whole and got.status == 200 and b'"error"' not in got.body
-        if origin.spoil and ended_well and not together:
+        if origin.spoilt and ended_well and not together:
             return f"the spoilt answer of {origin.mark} was kept"
-        if ended_well and visit.plain and not origin.spoil and len(got.tokens) != TOKENS:
+        if ended_well and visit.plain and not origin.spoilt and len(got.tokens) != TOKENS:
             return f"a part of the answer of {origin.mark}"
         return None

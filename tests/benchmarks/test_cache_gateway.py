@@ -140,8 +140,6 @@ def test_mixtures_find_what_is_given_to_the_wrong_one(
     isolation = module("cache_isolation")
     if broken == "unfit":
         monkeypatch.setattr(recall, "unfit", lambda *_: None)
-        monkeypatch.setattr(isolation, "SPOILT", ({"finish": "length"},))
-        monkeypatch.setattr(module("cache_judge"), "_LINGER", 0.05)
     elif broken == "tenant":
         monkeypatch.setattr(recall, "place", for_everybody)
     rows = isolation.mixture(options, "", 600, 5)
