@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -58,7 +59,7 @@ class Place:
 
 def place(secret: bytes, scope: Scope, request: Request, beside: bytes = b"") -> Place:
     """Where the request belongs, for an exact repeat. `beside`: what else the caller said that changes the answer."""
-    partition = _mac(secret, (b"partition", *_scope(scope), request.kind.encode(), beside))
+    partition = _partition(secret, scope, request.kind, beside)
     fields = request.fields
     parts = [b"key", partition]
     for name in sorted(fields):
@@ -104,6 +105,11 @@ def _without_text(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content, list):
         return {**message, "content": [{**content[0], "text": None}]}
     return {**message, "content": None}
+
+
+@lru_cache(1_024)
+def _partition(secret: bytes, scope: Scope, kind: str, beside: bytes) -> bytes:
+    return _mac(secret, (b"partition", *_scope(scope), kind.encode(), beside))
 
 
 def _scope(scope: Scope) -> tuple[bytes, ...]:

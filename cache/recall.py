@@ -253,19 +253,20 @@ class _Keeper:
         exchange, finding = self._exchange, self._finding
         why = None if recorded is None else unfit(recorded, exchange.original.kind, exchange.original.choices)
         kept = recorded if why is None else None
-        if kept is not None and self._ttl >= 1:
-            self._recall.keep(self._entry(kept), self._policy)
+        seconds = self._seconds() if kept is not None else 0
+        if kept is not None and seconds >= 1:
+            self._recall.keep(self._entry(kept, seconds), self._policy)
         if why is not None:
             exchange.facts["cache_unfit"] = why
         if finding is not None:
             self._recall.answered(exchange, finding, kept)
 
-    @property
-    def _ttl(self) -> float:
+    def _seconds(self) -> float:
+        """How long the answer may be served."""
         allowed = time_to_live(self._exchange.original, self._policy)
         return allowed if self._wished.ttl is None else min(allowed, self._wished.ttl)
 
-    def _entry(self, recorded: Recorded) -> Entry:
+    def _entry(self, recorded: Recorded, seconds: float) -> Entry:
         at, exchange = self._at, self._exchange
         now = self._recall.now()
         vector = None if self._finding is None else self._finding.vector
@@ -282,7 +283,7 @@ class _Keeper:
             form=recorded.form,
             body=recorded.body,
             made=now,
-            expires=now + self._ttl,
+            expires=now + seconds,
             usage=recorded.usage,
             family=placed.family,
             question=placed.question,
@@ -302,9 +303,16 @@ def scope(exchange: Exchange, policy: CachePolicy, wished: Wishes) -> Scope:
     return Scope(tenant.name, tenant.epoch + models, wished.namespace)
 
 
+_READ = 2_000  # characters at either end of a question that are looked at: between them stand documents
+
+
+def _ends(question: str) -> str:
+    return f"{question[:_READ]}\n{question[-_READ:]}"
+
+
 def time_to_live(request: Request, policy: CachePolicy) -> float:
     """Seconds that an answer may be served: fewer for a question about the present."""
     question = last_question(request.get("messages")) if request.kind == "chat" else None
-    if question is not None and about_now(question):
+    if question is not None and about_now(question if len(question) <= 2 * _READ else _ends(question)):
         return min(policy.ttl_s, policy.time_ttl_s)
     return policy.ttl_s
