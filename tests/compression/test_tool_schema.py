@@ -22,8 +22,8 @@ SCHEMAS = st.recursive(
 
 def without(value: Any, place: str = "schema") -> Any:
     """The same by another way, over what Python reads."""
-    if place == "schemas" and isinstance(value, list):
-        return [without(one) for one in value]
+    if place == "schemas":
+        return [without(one) for one in value] if isinstance(value, list) else value
     if not isinstance(value, dict) or place == "value":
         return value
     if place == "named":
