@@ -1,0 +1,129 @@
+"""Learning from feedback which model a tenant's prompts need: a discounted contextual bandit with a leash.
+
+One linear model of the reward per arm, on the same context that the heads read; old feedback fades (discounted LinUCB,
+Russac and others, arXiv:1909.09146). It corrects what the calibration says and never replaces it: without feedback the
+correction is nothing. It explores at most a set share of requests (1 % if nothing is said), only between arms that the
+policy allows, and not at all while frozen. Random numbers are handed in; knows no prompts, no clock and no money.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+MOST_EXPLORED = 0.01
+_DISCOUNT = 0.999
+_RIDGE = 10.0
+_WINDOW = 1_000
+
+
+class Pick(NamedTuple):
+    """`chance`: how likely this arm was to be picked, for whoever weighs the feedback later."""
+
+    arm: str
+    explored: bool
+    chance: float
+
+
+class Bandit:
+    """One tenant's route. `dimensions`: of the context. Not safe between threads."""
+
+    def __init__(self, dimensions: int, most_explored: float = MOST_EXPLORED, discount: float = _DISCOUNT) -> None:
+        if not 0 <= most_explored <= 1 or not 0 < discount <= 1:
+            raise ValueError("an explored share is between 0 and 1, and so is a discount above 0")
+        self.frozen = False
+        self._dimensions, self._most, self._discount = dimensions, most_explored, discount
+        self._inverse: dict[str, Vector] = {}
+        self._moments: dict[str, Vector] = {}
+        self._recent: deque[bool] = deque(maxlen=_WINDOW)
+
+    def pick(self, best: str, others: Sequence[str], context: Vector, random: float) -> Pick:
+        """`best`, as a rule; sometimes the other arm of which least is known here. `random`: uniform in 0 to 1."""
+        if self.frozen or not others or self._most == 0:
+            return Pick(best, False, 1.0)
+        # The cap holds over every window too, not only on average.
+        exhausted = sum(self._recent) >= self._most * _WINDOW
+        explore = random < self._most and not exhausted
+        self._recent.append(explore)
+        if not explore:
+            return Pick(best, False, 1.0 - (0.0 if exhausted else self._most))
+        return Pick(max(others, key=lambda arm: self.doubt(arm, context)), True, self._most)
+
+    def correction(self, arm: str, context: Vector) -> float:
+        """What feedback adds to the expected quality of this arm here, -1 to 1; 0 where nothing was learnt."""
+        if arm not in self._inverse:
+            return 0.0
+        return float(np.clip(context @ (self._inverse[arm] @ self._moments[arm]), -1.0, 1.0))
+
+    def doubt(self, arm: str, context: Vector) -> float:
+        """How little is known of the arm here: the width of its confidence, in units of the reward's spread."""
+        inverse = self._inverse.get(arm)
+        if inverse is None:
+            return float(sqrt(context @ context / _RIDGE))
+        return float(sqrt(max(0.0, context @ inverse @ context)))
+
+    def learn(self, arm: str, context: Vector, reward: float, expected: float, weight: float = 1.0) -> None:
+        """`reward`: 0 to 1, how good the answer turned out; `expected`: what the heads had said. Nothing while frozen.
+
+        Sherman and Morrison's update; forgetting weakens the evidence, never the ridge below it.
+        """
+        if self.frozen:
+            return
+        if not 0 <= reward <= 1 or not 0 < weight <= 100 or not np.isfinite(context).all():
+            raise ValueError("a reward is between 0 and 1, a weight positive, and a context finite")
+        inverse = self._inverse.setdefault(arm, np.eye(self._dimensions) / _RIDGE)
+        moments = self._moments.setdefault(arm, np.zeros(self._dimensions))
+        inverse /= self._discount
+        np.minimum(inverse, 1 / _RIDGE, out=inverse)
+        along = inverse @ context
+        inverse -= np.outer(along, along) * (weight / (1 + weight * (context @ along)))
+        moments *= self._discount
+        moments += weight * (reward - expected) * context
+
+    def saved(self) -> dict[str, Any]:
+        return {
+            arm: {"inverse": self._inverse[arm].tolist(), "moments": self._moments[arm].tolist()}
+            for arm in self._inverse
+        }
+
+    def restore(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises ValueError for what another bandit's dimensions were."""
+        for arm, held in saved.items():
+            inverse, moments = np.array(held["inverse"], dtype=float), np.array(held["moments"], dtype=float)
+            if inverse.shape != (self._dimensions, self._dimensions) or moments.shape != (self._dimensions,):
+                raise ValueError("feedback that was kept of another context")
+            self._inverse[arm], self._moments[arm] = inverse, moments
+
+
+class DriftAlarm:
+    """Page and Hinkley's test on how far expectation and feedback are apart: rings when the mean moved for good.
+
+    `slack`: a shift that is not minded; `limit`: how much evidence of more than that is needed.
+    """
+
+    def __init__(self, slack: float = 0.05, limit: float = 12.0) -> None:
+        self._slack, self._limit = slack, limit
+        self._up = self._down = 0.0
+
+    def seen(self, expected: float, reward: float) -> bool:
+        """Whether it rings, which it does until `reset`."""
+        error = reward - expected
+        self._up = max(0.0, self._up + error - self._slack)
+        self._down = max(0.0, self._down - error - self._slack)
+        return self.rings
+
+    @property
+    def rings(self) -> bool:
+        return max(self._up, self._down) > self._limit
+
+    def reset(self) -> None:
+        self._up = self._down = 0.0
