@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, log1p
+from math import exp, isfinite, log1p
 from typing import Any, Literal
 
 from .arithmetic import numbers, sums
@@ -120,6 +120,32 @@ def failed(answer: Answered) -> str | None:
     return code_fault(text) if answer.kind == "code" else None
 
 
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """A logistic on the checks and on the heads' guesses for the small and the large model: `mean` and `spread`
+    standardise them, `weights` end with the constant."""
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.spread) == len(self.weights) - 1 == len(NAMES) + 2:
+            raise ValueError("a deferral that was fitted on other checks")
+
+    def good(self, figures: Sequence[float], small: float, large: float) -> float:
+        """P(the small model's answer is good), now that it is seen. `small`, `large`: what was thought before."""
+        logit = self.weights[-1]
+        figures = (*figures, small, large)
+        for value, mean, spread, weight in zip(figures, self.mean, self.spread, self.weights[:-1], strict=True):
+            logit += weight * max(-4.0, min(4.0, (value - mean) / spread))
+        return 1 / (1 + exp(-max(-30.0, min(30.0, logit))))
+
+    def score(self, answer: Answered, small: float, large: float) -> float:
+        """What the large model would be expected to add, -1 to 1; 1 where a check failed for certain."""
+        return 1.0 if failed(answer) else large - self.good(checks(answer), small, large)
+
+
 def refuses(text: str) -> bool:
     """Whether it begins with a refusal."""
     begin = text[:120].lower()
@@ -204,5 +230,3 @@ def agree(first: str, second: str) -> float:
     words = [set(_WORD.findall(text[:_LONGEST].lower())) for text in (first, second)]
     union = words[0] | words[1]
     return len(words[0] & words[1]) / len(union) if union else 1.0
-
-

@@ -42,17 +42,80 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _OPTION = re.compile(r"^[ \t]{0,8}[(]?[A-Ha-h1-9][.):][ \t](.*)$", re.MULTILINE)
 _SYMBOLS = frozenset("+-*/=<>^%$€£√∑∫≤≥±×÷|_\\")
 _CODE = frozenset("{}[];`#")
-_NEGATIONS = frozenset("not no except least never cannot neither nor false incorrect without none".split())
+_NEGATIONS = frozenset(
+    ["not", "no", "except", "least", "never", "cannot", "neither", "nor", "false", "incorrect", "without", "none"]
+)
 _QUANTITIES = frozenset(
-    "each every half twice double triple per percent times total remaining left more less fewer third quarter"
-    " average rate ratio than".split()
+    [
+        "each",
+        "every",
+        "half",
+        "twice",
+        "double",
+        "triple",
+        "per",
+        "percent",
+        "times",
+        "total",
+        "remaining",
+        "left",
+        "more",
+        "less",
+        "fewer",
+        "third",
+        "quarter",
+        "average",
+        "rate",
+        "ratio",
+        "than",
+    ]
 )
 _REASONS = frozenset(
-    "prove proof derive show why explain justify theorem lemma integral probability equation function group ring"
-    " hence therefore diagnose diagnosis patient symptoms evaluate compare design implement".split()
+    [
+        "prove",
+        "proof",
+        "derive",
+        "show",
+        "why",
+        "explain",
+        "justify",
+        "theorem",
+        "lemma",
+        "integral",
+        "probability",
+        "equation",
+        "function",
+        "group",
+        "ring",
+        "hence",
+        "therefore",
+        "diagnose",
+        "diagnosis",
+        "patient",
+        "symptoms",
+        "evaluate",
+        "compare",
+        "design",
+        "implement",
+    ]
 )
 _JUDGEMENTS = frozenset(
-    "statement statements true wrong correct best likely following according both all above would should".split()
+    [
+        "statement",
+        "statements",
+        "true",
+        "wrong",
+        "correct",
+        "best",
+        "likely",
+        "following",
+        "according",
+        "both",
+        "all",
+        "above",
+        "would",
+        "should",
+    ]
 )
 
 

@@ -8,7 +8,8 @@ and the small one's was not, and wins the other way round. Serving the small mod
 
 with `lost` and `won` the shares of all requests that are at most t and lost or won, `good` the large model's quality.
 What is lost is bounded from above, the others from below, each by Clopper and Pearson (Biometrika 26, 1934); together
-they miss with the error that the confidence leaves, most of it spent where a bound costs most. Scores are tested in a fixed sequence from safe to risky, and the first that fails ends it (Learn then Test, Angelopoulos et al.,
+they miss with the error that the confidence leaves, most of it spent where a bound costs most. Scores are tested in a
+fixed sequence from safe to risky, and the first that fails ends it (Learn then Test, Angelopoulos et al.,
 arXiv:2110.01052), so testing many costs no confidence. Pure; knows no prompts and no models.
 """
 

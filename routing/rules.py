@@ -34,9 +34,7 @@ class Rule:
             raise ValueError("a rule's prompt holds at least one character that is not *")
 
 
-def first(
-    rules: Sequence[Rule], tags: Collection[str], headers: Mapping[str, str], prompt: str
-) -> Rule | None:
+def first(rules: Sequence[Rule], tags: Collection[str], headers: Mapping[str, str], prompt: str) -> Rule | None:
     """The first rule that holds. `headers` by lower-case name. Of a long prompt the first 20,000 characters are read,
     and the last."""
     if not rules:

@@ -26,7 +26,7 @@ class LiveShare:
         seed = sorted(seed or [])
         step = max(1, len(seed) // _KNOWN)
         self._seed = seed[::step][:_KNOWN]
-        self._recent: deque[tuple[float, bool]] = deque()
+        self._recent: deque[tuple[float | None, bool]] = deque()
         self._sorted: list[float] = []
         self._window = window
         self._large = 0
@@ -36,12 +36,15 @@ class LiveShare:
 
         Equal scores are split so that the share still comes about.
         """
-        if share <= 0 or share >= 1:
-            decided = share >= 1
-        else:
-            decided = self._decided(score, share)
+        decided = share >= 1 if share <= 0 or share >= 1 else self._decided(score, share)
         self._count(score, decided)
         return decided
+
+    def take_large(self) -> None:
+        """Count a request that goes to the large model whatever the share is; the coming ones make up for it."""
+        self._large += 1
+        self._recent.append((None, True))
+        self._trim()
 
     @property
     def realised(self) -> float | None:
@@ -75,7 +78,11 @@ class LiveShare:
         self._recent.append((score, large))
         insort(self._sorted, score)
         self._large += large
+        self._trim()
+
+    def _trim(self) -> None:
         if len(self._recent) > self._window:
             old, was_large = self._recent.popleft()
-            del self._sorted[bisect_left(self._sorted, old)]
+            if old is not None:
+                del self._sorted[bisect_left(self._sorted, old)]
             self._large -= was_large
