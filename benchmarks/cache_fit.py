@@ -30,7 +30,7 @@ from cache import Judged, pair_thresholds, streamed
 from trimtab.backends.pair_scorer import TRAINED, compare
 from trimtab.cache.bound import Evidence
 from trimtab.cache.features import features
-from trimtab.cache.verifier import SAME_WORDS, SHIPPED, Calibration, Pair, Split, Tree, same_words, to_json
+from trimtab.cache.verifier import SAME_WORDS, SHIPPED, Calibration, Pair, Split, Tree, far, same_words, to_json
 from trimtab.cache.vetoes import veto
 
 Floats = NDArray[np.float64]
@@ -152,7 +152,7 @@ def line(sums: Floats, right: NDArray[np.bool_]) -> tuple[list[float], list[floa
     ys = np.clip(ys, 0.001, 0.995)
     # Ends, beyond which it is flat, and a slope everywhere: two pairs that differ have different scores.
     xs = np.concatenate(([xs[0] - 3], xs, [xs[-1] + 3]))
-    ys = np.concatenate(([ys[0] / 4], ys, [1 - (1 - ys[-1]) / 4])) + np.linspace(0, 1e-4, len(xs))
+    ys = np.concatenate(([max(2e-4, ys[0] / 4)], ys, [1 - (1 - ys[-1]) / 4])) + np.linspace(0, 1e-4, len(xs))
     return [round(float(x), 5) for x in xs], [round(float(y), 6) for y in np.minimum(ys, 0.9999)]
 
 
@@ -160,7 +160,8 @@ def certain(data: Pairs, measured: Measured, sure: Floats) -> Floats:
     """The scores as the verifier gives them, with what needs no network, or is too long or too far apart for it."""
     compared = (measured.inputs[:, 0] > TOO_LONG) & (measured.inputs[:, 1] >= FLOOR)
     same = [same_words(data.questions[a], data.questions[b]) for a, b in measured.keys]
-    return np.where(same, SAME_WORDS, np.where(compared, sure, 0.0))
+    distant = [far(cosine) for cosine in measured.inputs[:, 1]]
+    return np.where(same, SAME_WORDS, np.where(compared, sure, distant))
 
 
 def graphed(data: Pairs, near: Measured, sure: Floats) -> Near:

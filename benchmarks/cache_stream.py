@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from trimtab.cache.bound import Evidence
+from trimtab.cache.semantic import COMPARED, NEAREST
 from trimtab.cache.verifier import Pair, Verifier
 from trimtab.cache.vetoes import veto
 
-NEIGHBOURS, TOP = 12, 4  # kept of each question; looked at of those that came before
+NEIGHBOURS = 12  # kept of each question
 CHUNK = 32
 
 
@@ -102,8 +103,8 @@ def replay(
     stored: set[int] = set()
     looks = []
     for asked in order:
-        before = [each for each in near[asked] if each.at in stored][:TOP]
-        left = [each for each in before if not (vetoes and each.struck)]
+        before = [each for each in near[asked] if each.at in stored][:NEAREST]
+        left = [each for each in before if not (vetoes and each.struck)][:COMPARED]
         best = max(left, key=lambda each: each.score, default=None)
         if best is None:
             looks.append(Look(asked, -1, 0.0, False))

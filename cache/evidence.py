@@ -18,9 +18,9 @@ from .bound import Evidence, gamma_cdf, lowest
 
 HALF_LIFE_S = 7 * 86_400.0
 
-# The prior's judgements count half: a bound that is to hold for a stream of about the prior's length, and not only on
-# average, has the chance of that stream beside the chance of the evidence.
-PRIOR_WEIGHT = 0.5
+# The prior's judgements count less than one each: a bound that is to hold for a stream of about the prior's length, and
+# not only on average, has the chance of that stream beside the chance of the evidence; and errors come in groups.
+PRIOR_WEIGHT = 0.4
 # After so many audits of an owner's, the prior has half of that weight left.
 _AUDITS_THAT_HALVE = 200.0
 # The owner's own spread of scores outweighs the prior's after so many look-ups.

@@ -22,6 +22,7 @@ from .wording import LONGEST, Wording
 SHIPPED = Path(__file__).parent / "calibration.json"
 _FORMAT = 1
 SAME_WORDS = 1.0
+_FAR = 1e-4
 
 
 class Pair(NamedTuple):
@@ -119,18 +120,23 @@ class CalibratedVerifier:
         return self._calibration.name
 
     async def scores(self, pairs: Sequence[Pair]) -> list[float]:
-        """1 for the same words, but for case, punctuation and politeness; 0 for what is too long to be compared or too
-        far apart. Neither costs a run of the network. Raises what the network raises.
+        """1 for the same words, but for case, punctuation and politeness; next to 0 for what is too long to be compared
+        or too far apart. Neither costs a run of the network. Raises what the network raises.
         """
         floor = self._calibration.floor
-        found = [SAME_WORDS if same_words(pair.asked, pair.stored) else 0.0 for pair in pairs]
-        near = [at for at, pair in enumerate(pairs) if not found[at] and pair.cosine >= floor]
+        found = [SAME_WORDS if same_words(pair.asked, pair.stored) else far(pair.cosine) for pair in pairs]
+        near = [at for at, pair in enumerate(pairs) if found[at] < SAME_WORDS and pair.cosine >= floor]
         if near:
             logits = await self._scorer.logits([(pairs[at].asked, pairs[at].stored) for at in near])
             for at, logit in zip(near, logits, strict=True):
                 if logit is not None:
                     found[at] = self._calibration.probability(logit, pairs[at])
         return found
+
+
+def far(cosine: float) -> float:
+    """The score of what was not compared: below all others, in the order of the cosines."""
+    return max(0.0, cosine) * _FAR
 
 
 def same_words(asked: str, stored: str) -> bool:
