@@ -68,8 +68,8 @@ class Bandit:
         """How little is known of the arm here: the width of its confidence, in units of the reward's spread."""
         inverse = self._inverse.get(arm)
         if inverse is None:
-            return float(sqrt(context @ context / _RIDGE))
-        return float(sqrt(max(0.0, context @ inverse @ context)))
+            return float(sqrt(float(context @ context) / _RIDGE))
+        return float(sqrt(max(0.0, float(context @ inverse @ context))))
 
     def learn(self, arm: str, context: Vector, reward: float, expected: float, weight: float = 1.0) -> None:
         """`reward`: 0 to 1, how good the answer turned out; `expected`: what the heads had said. Nothing while frozen.

@@ -42,80 +42,23 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _OPTION = re.compile(r"^[ \t]{0,8}[(]?[A-Ha-h1-9][.):][ \t](.*)$", re.MULTILINE)
 _SYMBOLS = frozenset("+-*/=<>^%$€£√∑∫≤≥±×÷|_\\")
 _CODE = frozenset("{}[];`#")
-_NEGATIONS = frozenset(
-    ["not", "no", "except", "least", "never", "cannot", "neither", "nor", "false", "incorrect", "without", "none"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NEGATIONS = _words("not no except least never cannot neither nor false incorrect without none")
+_QUANTITIES = _words(
+    "each every half twice double triple per percent times total remaining left more less fewer third quarter"
+    " average rate ratio than"
 )
-_QUANTITIES = frozenset(
-    [
-        "each",
-        "every",
-        "half",
-        "twice",
-        "double",
-        "triple",
-        "per",
-        "percent",
-        "times",
-        "total",
-        "remaining",
-        "left",
-        "more",
-        "less",
-        "fewer",
-        "third",
-        "quarter",
-        "average",
-        "rate",
-        "ratio",
-        "than",
-    ]
+_REASONS = _words(
+    "prove proof derive show why explain justify theorem lemma integral probability equation function group ring"
+    " hence therefore diagnose diagnosis patient symptoms evaluate compare design implement"
 )
-_REASONS = frozenset(
-    [
-        "prove",
-        "proof",
-        "derive",
-        "show",
-        "why",
-        "explain",
-        "justify",
-        "theorem",
-        "lemma",
-        "integral",
-        "probability",
-        "equation",
-        "function",
-        "group",
-        "ring",
-        "hence",
-        "therefore",
-        "diagnose",
-        "diagnosis",
-        "patient",
-        "symptoms",
-        "evaluate",
-        "compare",
-        "design",
-        "implement",
-    ]
-)
-_JUDGEMENTS = frozenset(
-    [
-        "statement",
-        "statements",
-        "true",
-        "wrong",
-        "correct",
-        "best",
-        "likely",
-        "following",
-        "according",
-        "both",
-        "all",
-        "above",
-        "would",
-        "should",
-    ]
+_JUDGEMENTS = _words(
+    "statement statements true wrong correct best likely following according both all above would should"
 )
 
 

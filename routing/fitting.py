@@ -115,6 +115,21 @@ def fit(
     return Calibration(name, embedder, about, space, heads, spread, dict(extra or {}))
 
 
+def cross_guesses(
+    vectors: Array, features: Array, labels: Mapping[str, Array], topics: Sequence[str] | None = None, parts: int = 5
+) -> Array:
+    """(n, models): what heads say of rows they were not fitted on, for fit_deferral."""
+    found = np.zeros((len(vectors), len(labels)), dtype=np.float32)
+    for part in range(parts):
+        held = np.arange(len(vectors)) % parts == part
+        named = None if topics is None else [topic for topic, out in zip(topics, held, strict=True) if not out]
+        space = _space(vectors[~held], features[~held], named, LANDMARKS)
+        known, asked = (space.context(vectors[rows], features[rows]) for rows in (~held, held))
+        for at, good in enumerate(labels.values()):
+            found[held, at] = logistic(asked @ fit_head(known, good[~held], PENALTY))
+    return found
+
+
 def fit_deferral(checks: Array, guesses: Array, good: Array, penalty: float = 10.0) -> Deferral:
     """`checks`: (n, len(cascade.NAMES)); `guesses`: (n, 2), what the heads gave the small and the large model, from
     heads that were not fitted on these rows; `good`: whether the small model's answer was."""

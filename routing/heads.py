@@ -35,7 +35,8 @@ _FARTHEST = 4.0
 @dataclass(frozen=True)
 class Space:
     """`topics` and `landmarks`: unit vectors, one a row. `mean`, `spread`: of the features. `whiten`: turns
-    standardised features into independent ones. `far`: (vector, form) distances that 1 % of the calibration's own prompts exceed."""
+    standardised features into independent ones. `far`: (vector, form) distances that 1 % of the
+    calibration's own prompts exceed."""
 
     topics: Array
     landmarks: Array
@@ -46,7 +47,7 @@ class Space:
 
     def context(self, vectors: Array, features: Array) -> Array:
         """(n, size) for vectors (n, dimensions) and features (n, len(NAMES))."""
-        topics = vectors @ self.topics.T / _TOPIC_HEAT
+        topics: NDArray[Any] = vectors @ self.topics.T / _TOPIC_HEAT
         topics = np.exp(topics - topics.max(axis=1, keepdims=True))
         topics /= topics.sum(axis=1, keepdims=True)
         bells = np.exp((vectors @ self.landmarks.T - 1) / _BELL)
@@ -104,8 +105,8 @@ class Calibration:
         return Guess(good, float(self.space.distance(one, form)[0]), context[0])
 
 
-def logistic(logits: Array) -> Array:
-    found: Array = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+def logistic(logits: NDArray[Any]) -> NDArray[Any]:
+    found: NDArray[Any] = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
     return found
 
 
