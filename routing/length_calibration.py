@@ -1,0 +1,128 @@
+"""How long one model's answers are on one tenant's route: the prior's linear calibration, updated by every answer.
+
+Bayesian linear regression of log-tokens on the prior's basis. It starts at the population's mean, moves as far as the
+answers outweigh the population's spread (shrinkage), and forgets: evidence older than some hundred answers fades, and
+what fades is replaced by the population again. Pure arithmetic; no clock, no numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from .length_prior import LEVELS, Population
+
+KEPT = 256  # answers of a calibration's own that shape its tail
+MEMORY = 1_000.0  # answers after which evidence has faded to a third
+
+
+class Calibration:
+    """One (model, tenant, route). Not for two threads at a time."""
+
+    __slots__ = ("_information", "_mean", "_population", "_prior_information", "_prior_pull", "_pull", "_recent",
+                 "_sorted", "seen")  # fmt: skip
+
+    def __init__(self, population: Population) -> None:
+        self._population = population
+        self._prior_information = inverse(population.covariance)
+        self._prior_pull = _times(self._prior_information, population.mean)
+        self._information = [[0.0] * len(population.mean) for _ in population.mean]
+        self._pull = [0.0] * len(population.mean)
+        self._mean: list[float] | None = list(population.mean)
+        self._recent: deque[tuple[tuple[float, ...], float]] = deque(maxlen=KEPT)
+        self._sorted: list[float] | None = None
+        self.seen = 0
+
+    def middle(self, basis: Sequence[float]) -> float:
+        """The median's logarithm."""
+        if self._mean is None:
+            pull = [own + prior for own, prior in zip(self._pull, self._prior_pull, strict=True)]
+            self._mean = solve(self._together(), pull)
+        return sum(a * b for a, b in zip(self._mean, (1.0, *basis), strict=True))
+
+    def quantiles(self, basis: Sequence[float]) -> tuple[float, ...]:
+        """Tokens at LEVELS, never descending."""
+        middle = self.middle(basis)
+        wide = math.hypot(self._population.noise, self._unsure(basis))
+        logs = [middle + wide * self._tail(at) for at in range(len(LEVELS))]
+        out: list[float] = []
+        for value in logs:
+            out.append(max(math.exp(min(value, 14.0)), out[-1] if out else 0.0))
+        return tuple(out)
+
+    def _together(self) -> list[list[float]]:
+        return [
+            [own + prior for own, prior in zip(*rows, strict=True)]
+            for rows in zip(self._information, self._prior_information, strict=True)
+        ]
+
+    def _unsure(self, basis: Sequence[float]) -> float:
+        """The standard deviation of the middle itself: large for a model that has answered little."""
+        x = (1.0, *basis)
+        return math.sqrt(max(0.0, sum(a * b for a, b in zip(x, solve(self._together(), x), strict=True))))
+
+    def learn(self, basis: Sequence[float], tokens: int) -> None:
+        """An answer that ended by itself. One that was cut says only how long it was at least: leave it out."""
+        x = (1.0, *basis)
+        log = math.log(max(1, tokens))
+        fade, weight = 1 - 1 / MEMORY, 1 / self._population.noise**2
+        # One answer in a hundred is of another kind altogether; it may not turn the line.
+        off = abs(log - self.middle(basis)) / self._population.noise
+        weight *= min(1.0, 2.5 / off) if off > 0 else 1.0
+        for i, a in enumerate(x):
+            self._pull[i] = fade * self._pull[i] + weight * a * log
+            for j, b in enumerate(x):
+                self._information[i][j] = fade * self._information[i][j] + weight * a * b
+        self._recent.append((tuple(basis), log))
+        self._mean = self._sorted = None
+        self.seen += 1
+
+    def _residuals(self) -> list[float]:
+        """Of the kept answers against the line as it is now; what early answers missed by is no tail."""
+        if self._sorted is None:
+            noise = self._population.noise
+            self._sorted = sorted((log - self.middle(basis)) / noise for basis, log in self._recent)
+        return self._sorted
+
+    def _tail(self, at: int) -> float:
+        """A standardised quantile: the population's, moved to the model's own as its answers come in.
+
+        A quantile of n values says nothing beyond 1 - 1/n, so that far out only a longer one than the population's is
+        believed.
+        """
+        prior, level, count = self._population.tail[at], LEVELS[at], len(self._recent)
+        if not count:
+            return prior
+        own = self._residuals()[min(count - 1, math.ceil(level * (count + 1)) - 1)]
+        if count * (1 - level) < 2:
+            own = max(own, prior)
+        # The middle settles with few answers, the tail with many.
+        share = count / (count + (self._population.tail_weight if level > 0.5 else 10.0))
+        return (1 - share) * prior + share * own
+
+
+def inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+    size = len(matrix)
+    columns = [solve(matrix, [float(i == j) for i in range(size)]) for j in range(size)]
+    return [[columns[j][i] for j in range(size)] for i in range(size)]
+
+
+def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """Gauss with pivots; the matrices are a handful of numbers wide and positive definite."""
+    size = len(right)
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    for at in range(size):
+        best = max(range(at, size), key=lambda row: abs(rows[row][at]))
+        rows[at], rows[best] = rows[best], rows[at]
+        for row in range(at + 1, size):
+            factor = rows[row][at] / rows[at][at]
+            rows[row] = [a - factor * b for a, b in zip(rows[row], rows[at], strict=True)]
+    out = [0.0] * size
+    for at in reversed(range(size)):
+        out[at] = (rows[at][size] - sum(rows[at][j] * out[j] for j in range(at + 1, size))) / rows[at][at]
+    return out
+
+
+def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
+    return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]

@@ -1,0 +1,121 @@
+"""In what order waiting requests are taken: shorter answers first, but nobody waits much longer than in plain order.
+
+A priority structure and nothing else: it starts no work and reads no clock. The gateway's admission queue and the
+engine's scheduler both use it. Size is whatever unit the caller predicts (seconds of service), the same everywhere.
+
+Each request gets a latest start when it arrives: `BOUND` mean services from then, or, where the work that is ahead of
+it already takes longer, that work's own time and `SLACK` of it. A shorter request is taken first only if everything it
+overtakes can still make its latest start. While as many wait as there are slots or fewer, plain order holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+BOUND = 20.0
+SLACK = 1.02
+CONGESTED = 0.9  # of the longest backlog that was seen lately: what waits are like here anyway
+FADING = 0.9995  # of that longest backlog, per arrival
+MEAN_OVER = 200.0  # services over which the mean size is taken
+EVENED = 50.0  # mean services more than another had, at which a tenant's requests count double
+LOOKED_AT = 512  # the oldest that are looked through; beyond them plain order holds
+
+
+@dataclass(slots=True)
+class Waiting(Generic[Item]):
+    item: Item
+    tenant: str
+    size: float
+    since: float
+    latest: float
+
+
+class SizedQueue(Generic[Item]):
+    """`slots`: how many are served at a time."""
+
+    def __init__(self, slots: int = 1, mean_size: float = 0.0, bound: float = BOUND) -> None:
+        if slots < 1 or bound < 0:
+            raise ValueError("slots must be at least 1 and the bound not below 0")
+        self.slots = slots
+        self._bound = bound
+        self._mean = mean_size
+        self._arrived = 0
+        self._waiting: list[Waiting[Item]] = []
+        self._backlog = 0.0
+        self._worst = 0.0
+        self._served: dict[str, float] = {}
+        self._foreseen = self._took = 20.0 * max(mean_size, 1e-9)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push(self, item: Item, size: float, now: float, tenant: str = "") -> None:
+        """`size`: the predicted time of service, above 0; `now`: of a clock that never goes back."""
+        size = max(size, 1e-9) * self._took / self._foreseen
+        self._arrived += 1
+        self._mean += (size - self._mean) / min(self._arrived, MEAN_OVER)
+        ahead = self._backlog / self.slots
+        self._worst = max(self._worst * FADING, ahead)
+        allowed = max(self._bound * self._mean, SLACK * ahead, CONGESTED * self._worst)
+        if not any(one.tenant == tenant for one in self._waiting):
+            # Who comes back gets no credit for having been away.
+            floor = min((self._served.get(one.tenant, 0.0) for one in self._waiting), default=0.0)
+            self._served[tenant] = max(self._served.get(tenant, 0.0), floor)
+        self._waiting.append(Waiting(item, tenant, size, now, now + allowed))
+        self._backlog += size
+
+    def pop(self, now: float) -> Item:
+        """The next to serve. Raises IndexError where nobody waits."""
+        at = self._choice(now)
+        taken = self._waiting.pop(at)
+        self._backlog = max(0.0, self._backlog - taken.size) if self._waiting else 0.0
+        self._served[taken.tenant] = self._served.get(taken.tenant, 0.0) + taken.size
+        if not self._waiting:
+            self._served.clear()
+        return taken.item
+
+    def finished(self, predicted: float, took: float) -> None:
+        """What a service took against what was predicted: predictions that are short all along are scaled up."""
+        fade = 1 - 1 / MEAN_OVER
+        self._foreseen = self._foreseen * fade + max(predicted, 1e-9)
+        self._took = self._took * fade + max(took, 1e-9)
+
+    def discard(self, item: Item) -> bool:
+        """Takes out one that no longer waits; whether it was there."""
+        for at, one in enumerate(self._waiting):
+            if one.item is item:
+                del self._waiting[at]
+                self._backlog = max(0.0, self._backlog - one.size) if self._waiting else 0.0
+                return True
+        return False
+
+    def _choice(self, now: float) -> int:
+        """The cheapest of those that can go first without making anyone they overtake late.
+
+        A tenant that was served more than the others lately has its requests count as longer, in proportion.
+        """
+        waiting = self._waiting
+        if len(waiting) <= self.slots:
+            return 0
+        extra = self._surcharge()
+        best, price, starts, slack = 0, float("inf"), now, float("inf")
+        for at, one in enumerate(waiting[:LOOKED_AT]):
+            asked = one.size * extra.get(one.tenant, 1.0)
+            if asked < price and (at == 0 or one.size <= slack * self.slots):
+                best, price = at, asked
+            slack = min(slack, one.latest - starts)
+            if slack <= 0:
+                break
+            starts += one.size / self.slots
+        return best
+
+    def _surcharge(self) -> dict[str, float]:
+        tenants = {one.tenant for one in self._waiting}
+        if len(tenants) < 2:
+            return {}
+        served = {tenant: self._served.get(tenant, 0.0) for tenant in tenants}
+        least, unit = min(served.values()), max(self._mean, 1e-9)
+        return {tenant: 1.0 + (amount - least) / (EVENED * unit) for tenant, amount in served.items()}
