@@ -23,6 +23,7 @@ from route_sets import LARGE, SMALL, Labelled, load, parted, without
 
 from trimtab.routing.cascade import Deferral
 from trimtab.routing.choose import Aim, Candidate, Known, Needs, choose
+from trimtab.routing.domain import distance
 from trimtab.routing.features import features
 from trimtab.routing.floor import Audit, allowed
 from trimtab.routing.heads import Calibration, logistic
@@ -54,7 +55,7 @@ def gains(calibration: Calibration, rows: Labelled) -> tuple[Array, Array, Array
     """P(good) of the small and of the large model, and the distance."""
     context = calibration.space.context(rows.vectors, rows.form)
     small, large = (logistic(context @ calibration.heads[name]) for name in (SMALL, LARGE))
-    return small, large, calibration.space.distance(rows.vectors, rows.form)
+    return small, large, distance(calibration.domains, rows.vectors, rows.form)
 
 
 def neighbour_gain(train: Labelled, rows: Labelled, most: int = 100) -> Array:

@@ -35,6 +35,7 @@ def fitted(sets: Sequence[Labelled], about: str = "") -> Calibration:
         embedder=BUNDLED,
         about=about,
         topics=topics,
+        kinds=[one.name for one in sets for _ in one.prompts],
     )
 
 

@@ -68,7 +68,7 @@ def load(path: Path, vectors: Path | None, limit: int | None = None) -> Labelled
         rows = [rows[at] for at in np.linspace(0, len(rows) - 1, limit).astype(int)]
     prompts = [row["prompt"] for row in rows]
     return Labelled(
-        path.name.split(".")[0],
+        path.name.split(".")[0].split("_")[0],
         prompts,
         np.array([row["weak_ok"] for row in rows], dtype=float),
         np.array([row["strong_ok"] for row in rows], dtype=float),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cascade import Deferral
+from .domain import Domain
 from .heads import Calibration, Space, logistic
 
 if TYPE_CHECKING:
@@ -31,18 +32,7 @@ PENALTY = 30.0
 def fit_space(
     vectors: Array, features: Array, topics: Sequence[str] | None = None, landmarks: int = LANDMARKS
 ) -> Space:
-    """`topics`: a label for each prompt, where there are some; else topics are found by clustering.
-
-    What is far is measured on one half of the prompts with the space of the other half: no prompt is far from itself.
-    """
-    half = np.arange(len(vectors)) % 2 == 0
-    names = None if topics is None else [topic for topic, held in zip(topics, half, strict=True) if held]
-    other = _space(vectors[half], features[half], names, landmarks)
-    far = np.quantile(other.distances(vectors[~half], features[~half]), 1 - _FAR, axis=0)
-    return replace(_space(vectors, features, topics, landmarks), far=(float(far[0]), float(far[1])))
-
-
-def _space(vectors: Array, features: Array, topics: Sequence[str] | None, landmarks: int) -> Space:
+    """`topics`: a label for each prompt, where there are some; else topics are found by clustering."""
     count = max(1, min(landmarks, len(vectors) // 10))
     places = clusters(vectors, count, seed=1)
     if topics is None:
@@ -50,8 +40,21 @@ def _space(vectors: Array, features: Array, topics: Sequence[str] | None, landma
     else:
         named = np.array(topics)
         found = np.stack([vectors[named == name].mean(axis=0) for name in sorted(set(topics))])
+    return Space(_unit(found), places, features.mean(axis=0), features.std(axis=0) + 1e-2)
+
+
+def fit_domain(vectors: Array, features: Array) -> Domain:
+    """What is far is measured on one half of the prompts by the domain of the other: no prompt is far from itself."""
+    half = np.arange(len(vectors)) % 2 == 0
+    found = _domain(vectors[half], features[half]).distances(vectors[~half], features[~half])
+    far = np.quantile(found, 1 - _FAR, axis=0)
+    return replace(_domain(vectors, features), far=(float(far[0]), float(far[1])))
+
+
+def _domain(vectors: Array, features: Array) -> Domain:
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-2
-    return Space(_unit(found), places, mean, spread, _whitening((features - mean) / spread))
+    places = clusters(vectors, max(1, min(LANDMARKS, len(vectors) // 10)), seed=4)
+    return Domain(places, mean, spread, _whitening((features - mean) / spread))
 
 
 def clusters(vectors: Array, count: int, seed: int) -> Array:
@@ -99,20 +102,24 @@ def fit(
     embedder: str,
     about: str,
     topics: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
     penalty: float = PENALTY,
     extra: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """`labels`: for each model, 1 where it answered well and 0 where not. Raises ValueError for too few rows."""
+    """`labels`: for each model, 1 where it answered well and 0 where not. `kinds`: which domain a prompt is of, if
+    there are several. Raises ValueError for too few rows."""
     if len(vectors) < 50 or any(len(good) != len(vectors) for good in labels.values()):
         raise ValueError("a calibration needs at least 50 prompts, and a label of each for every model")
     space = fit_space(vectors, features, topics)
+    named = np.array(kinds or [""] * len(vectors))
+    domains = tuple(fit_domain(vectors[named == kind], features[named == kind]) for kind in sorted(set(named.tolist())))
     context = space.context(vectors, features)
     heads = {model: fit_head(context, good, penalty) for model, good in labels.items()}
     spread: tuple[float, ...] = ()
     if len(heads) == 2:
         small, large = (logistic(context @ head) for head in heads.values())
         spread = tuple(float(value) for value in np.quantile(large - small, np.linspace(0, 1, 101)))
-    return Calibration(name, embedder, about, space, heads, spread, dict(extra or {}))
+    return Calibration(name, embedder, about, space, domains, heads, spread, dict(extra or {}))
 
 
 def cross_guesses(
@@ -123,7 +130,7 @@ def cross_guesses(
     for part in range(parts):
         held = np.arange(len(vectors)) % parts == part
         named = None if topics is None else [topic for topic, out in zip(topics, held, strict=True) if not out]
-        space = _space(vectors[~held], features[~held], named, LANDMARKS)
+        space = fit_space(vectors[~held], features[~held], named)
         known, asked = (space.context(vectors[rows], features[rows]) for rows in (~held, held))
         for at, good in enumerate(labels.values()):
             found[held, at] = logistic(asked @ fit_head(known, good[~held], PENALTY))

@@ -1,4 +1,4 @@
-"""How likely each model answers a prompt well: two small heads over one space, and how far a prompt is from it.
+"""How likely each model answers a prompt well: two small heads over one space.
 
 The space turns a prompt's vector and its features into a context: how much the prompt belongs to each of some topics
 (prototypes), how near it is to each of some places (landmarks), and its standardised features. A head is a logistic on
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .domain import Domain, distance
 from .features import NAMES
 
 if TYPE_CHECKING:
@@ -34,16 +35,12 @@ _FARTHEST = 4.0
 
 @dataclass(frozen=True)
 class Space:
-    """`topics` and `landmarks`: unit vectors, one a row. `mean`, `spread`: of the features. `whiten`: turns
-    standardised features into independent ones. `far`: (vector, form) distances that 1 % of the
-    calibration's own prompts exceed."""
+    """`topics` and `landmarks`: unit vectors, one a row. `mean`, `spread`: of the features."""
 
     topics: Array
     landmarks: Array
     mean: Array
     spread: Array
-    whiten: Array
-    far: tuple[float, float] = (1.0, 1.0)
 
     def context(self, vectors: Array, features: Array) -> Array:
         """(n, size) for vectors (n, dimensions) and features (n, len(NAMES))."""
@@ -54,17 +51,6 @@ class Space:
         form = np.clip(self._standard(features), -_FARTHEST, _FARTHEST)
         held = [part * weight for part, weight in zip((topics, bells, form), _WEIGHTS, strict=True)]
         return np.concatenate([*held, np.ones((len(vectors), 1), dtype=np.float32)], axis=1)
-
-    def distances(self, vectors: Array, features: Array) -> Array:
-        """(n, 2): one minus the cosine to the nearest place known, and Mahalanobis' distance of the form."""
-        nearest = np.maximum((vectors @ self.landmarks.T).max(axis=1), (vectors @ self.topics.T).max(axis=1))
-        form = np.sqrt(np.mean((self._standard(features) @ self.whiten) ** 2, axis=1))
-        return np.stack([1 - nearest, form], axis=1)
-
-    def distance(self, vectors: Array, features: Array) -> Array:
-        """(n,): the larger of both, in units of what is far; above 1 is out of domain."""
-        found: Array = (self.distances(vectors, features) / np.array(self.far, dtype=np.float32)).max(axis=1)
-        return found
 
     def _standard(self, features: Array) -> Array:
         return (features - self.mean) / self.spread
@@ -91,6 +77,7 @@ class Calibration:
     embedder: str
     about: str
     space: Space
+    domains: tuple[Domain, ...]
     heads: dict[str, Array]
     spread: tuple[float, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +89,7 @@ class Calibration:
         one, form = vector[None].astype(np.float32), np.array([features], dtype=np.float32)
         context = self.space.context(one, form)
         good = {model: float(logistic(context @ head)[0]) for model, head in self.heads.items()}
-        return Guess(good, float(self.space.distance(one, form)[0]), context[0])
+        return Guess(good, float(distance(self.domains, one, form)[0]), context[0])
 
 
 def logistic(logits: NDArray[Any]) -> NDArray[Any]:
@@ -139,12 +126,11 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
         "about": calibration.about,
         "embedder": calibration.embedder,
         "features": list(NAMES),
-        "far": [round(edge, 4) for edge in space.far],
         "feature_mean": _rounded(space.mean),
         "feature_spread": _rounded(space.spread),
-        "whiten": _packed(space.whiten),
         "topics": _packed(space.topics),
         "landmarks": _packed(space.landmarks),
+        "domains": [_domain_json(domain) for domain in calibration.domains],
         "heads": {model: _rounded(head) for model, head in calibration.heads.items()},
         "spread": _rounded(np.array(calibration.spread)),
         **calibration.extra,
@@ -160,17 +146,33 @@ def from_json(held: dict[str, Any]) -> Calibration:
         _unpacked(held["landmarks"]),
         np.array(held["feature_mean"], dtype=np.float32),
         np.array(held["feature_spread"], dtype=np.float32),
-        _unpacked(held["whiten"]),
-        (float(held["far"][0]), float(held["far"][1])),
     )
     heads = {model: np.array(head, dtype=np.float32) for model, head in held["heads"].items()}
     if not heads or any(head.shape != (space.size,) for head in heads.values()):
         raise ValueError("a calibration whose heads do not fit its space")
     known = {"cascade"} & held.keys()
     extra = {name: held[name] for name in known}
-    return Calibration(
-        held["name"], held["embedder"], held["about"], space, heads, tuple(map(float, held["spread"])), extra
-    )
+    domains = tuple(_domain(each) for each in held["domains"])
+    if not domains:
+        raise ValueError("a calibration that does not say what it was fitted on")
+    spread = tuple(map(float, held["spread"]))
+    return Calibration(held["name"], held["embedder"], held["about"], space, domains, heads, spread, extra)
+
+
+def _domain_json(domain: Domain) -> dict[str, Any]:
+    return {
+        "far": [round(edge, 4) for edge in domain.far],
+        "mean": _rounded(domain.mean),
+        "spread": _rounded(domain.spread),
+        "whiten": _packed(domain.whiten),
+        "places": _packed(domain.places),
+    }
+
+
+def _domain(held: dict[str, Any]) -> Domain:
+    mean, spread = (np.array(held[name], dtype=np.float32) for name in ("mean", "spread"))
+    far = (float(held["far"][0]), float(held["far"][1]))
+    return Domain(_unpacked(held["places"]), mean, spread, _unpacked(held["whiten"]), far)
 
 
 def _rounded(values: Any) -> list[float]:

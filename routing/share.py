@@ -12,8 +12,9 @@ from collections import deque
 
 # The quantile is taken over so many requests: some hours of a busy tenant, little memory, and 1/500 of resolution.
 WINDOW = 2_000
-# How strongly a share that fell behind, or ran ahead, over the window moves the quantile that is asked for.
-_STEER = 1.0
+# So many requests owed, and this part of the window beside, move the quantile from one end to the other: little enough
+# that scores which only rise still keep the share within two points.
+_STEER, _STEER_PART = 8, 0.01
 # Before so many requests there is no quantile; the scores of the calibration stand in for what was not seen yet.
 _KNOWN = 200
 
@@ -55,17 +56,16 @@ class LiveShare:
         below, upto, of = self._rank(score)
         if not of:
             return True  # nothing to compare with: the large model
-        wanted = 1 - min(1.0, max(0.0, share + _STEER * self._behind(share)))
+        wanted = 1 - min(1.0, max(0.0, share + self._behind(share)))
         if below / of >= wanted:
             return True
         # Ties that straddle the quantile: the part that is still owed.
         return upto / of > wanted and self._behind(share) > 0
 
     def _behind(self, share: float) -> float:
-        """What is owed to the large model, as a share of the window; less is made of a window that is hardly full."""
-        if not self._recent:
-            return 0.0
-        return (share * len(self._recent) - self._large) / max(len(self._recent), 50)
+        """By how much the quantile moves for what is owed to the large model, or was given too much."""
+        of = len(self._recent)
+        return (share * of - self._large) / (_STEER + _STEER_PART * of)
 
     def _rank(self, score: float) -> tuple[float, float, float]:
         """How many known scores are below, how many at most as high, and how many there are; the seed's fade."""
