@@ -42,8 +42,10 @@ class Bandit:
             raise ValueError("an explored share is between 0 and 1, and so is a discount above 0")
         self.frozen = False
         self._dimensions, self._most, self._discount = dimensions, most_explored, discount
-        self._inverse: dict[str, Vector] = {}
+        # What was seen by arm, without the ridge, so that forgetting weakens the evidence and never the ridge.
+        self._seen: dict[str, Vector] = {}
         self._moments: dict[str, Vector] = {}
+        self._inverses: dict[str, Vector] = {}
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
 
     def pick(self, best: str, others: Sequence[str], context: Vector, random: float) -> Pick:
@@ -60,48 +62,46 @@ class Bandit:
 
     def correction(self, arm: str, context: Vector) -> float:
         """What feedback adds to the expected quality of this arm here, -1 to 1; 0 where nothing was learnt."""
-        if arm not in self._inverse:
+        if arm not in self._seen:
             return 0.0
-        return float(np.clip(context @ (self._inverse[arm] @ self._moments[arm]), -1.0, 1.0))
+        return float(np.clip(context @ (self._inverse(arm) @ self._moments[arm]), -1.0, 1.0))
 
     def doubt(self, arm: str, context: Vector) -> float:
         """How little is known of the arm here: the width of its confidence, in units of the reward's spread."""
-        inverse = self._inverse.get(arm)
-        if inverse is None:
-            return float(sqrt(float(context @ context) / _RIDGE))
-        return float(sqrt(max(0.0, float(context @ inverse @ context))))
+        return float(sqrt(max(0.0, float(context @ self._inverse(arm) @ context))))
+
+    def _inverse(self, arm: str) -> Vector:
+        """Worked out once after each lesson: feedback is rare beside requests."""
+        if arm not in self._inverses:
+            ridge = _RIDGE * np.eye(self._dimensions)
+            self._inverses[arm] = np.linalg.inv(self._seen[arm] + ridge if arm in self._seen else ridge)
+        return self._inverses[arm]
 
     def learn(self, arm: str, context: Vector, reward: float, expected: float, weight: float = 1.0) -> None:
-        """`reward`: 0 to 1, how good the answer turned out; `expected`: what the heads had said. Nothing while frozen.
-
-        Sherman and Morrison's update; forgetting weakens the evidence, never the ridge below it.
-        """
+        """`reward`: 0 to 1, how good the answer was; `expected`: what the heads had said. Nothing while frozen."""
         if self.frozen:
             return
         if not 0 <= reward <= 1 or not 0 < weight <= 100 or not np.isfinite(context).all():
             raise ValueError("a reward is between 0 and 1, a weight positive, and a context finite")
-        inverse = self._inverse.setdefault(arm, np.eye(self._dimensions) / _RIDGE)
+        seen = self._seen.setdefault(arm, np.zeros((self._dimensions, self._dimensions)))
         moments = self._moments.setdefault(arm, np.zeros(self._dimensions))
-        inverse /= self._discount
-        np.minimum(inverse, 1 / _RIDGE, out=inverse)
-        along = inverse @ context
-        inverse -= np.outer(along, along) * (weight / (1 + weight * (context @ along)))
+        seen *= self._discount
+        seen += weight * np.outer(context, context)
         moments *= self._discount
         moments += weight * (reward - expected) * context
+        self._inverses.pop(arm, None)
 
     def saved(self) -> dict[str, Any]:
-        return {
-            arm: {"inverse": self._inverse[arm].tolist(), "moments": self._moments[arm].tolist()}
-            for arm in self._inverse
-        }
+        return {arm: {"seen": self._seen[arm].tolist(), "moments": self._moments[arm].tolist()} for arm in self._seen}
 
     def restore(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Raises ValueError for what another bandit's dimensions were."""
         for arm, held in saved.items():
-            inverse, moments = np.array(held["inverse"], dtype=float), np.array(held["moments"], dtype=float)
-            if inverse.shape != (self._dimensions, self._dimensions) or moments.shape != (self._dimensions,):
+            seen, moments = np.array(held["seen"], dtype=float), np.array(held["moments"], dtype=float)
+            if seen.shape != (self._dimensions, self._dimensions) or moments.shape != (self._dimensions,):
                 raise ValueError("feedback that was kept of another context")
-            self._inverse[arm], self._moments[arm] = inverse, moments
+            self._seen[arm], self._moments[arm] = seen, moments
+            self._inverses.pop(arm, None)
 
 
 class DriftAlarm:
