@@ -1,4 +1,4 @@
-"""One slot, a trace's arrivals, real or assumed predictions: how long requests wait in plain order, by size, and bounded.
+"""One slot and a trace's arrivals: how long requests wait in plain order, by predicted size, and bounded.
 
 The trace gives the times between arrivals, stretched to the load that is asked for. Sizes are answers whose lengths
 were predicted from their prompts where there are any, else the trace's own with a prediction error of a given spread.

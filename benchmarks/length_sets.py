@@ -1,4 +1,4 @@
-"""What `length.py` reads: prompts with the lengths of models' answers, a trace of arrivals, prompts that suit a skeleton.
+"""What `length.py` reads: prompts with lengths of models' answers, a trace of arrivals, labels for skeletons.
 
 Files are told apart by their rows' fields, so they can be given in any order.
 """
@@ -96,6 +96,5 @@ def _lengths(rows: list[dict[str, Any]]) -> Lengths:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    return [json.loads(line) for line in text.splitlines() if line.strip()]

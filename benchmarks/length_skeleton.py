@@ -19,7 +19,7 @@ from trimtab.routing import length_cues
 from trimtab.routing.skeleton import SkeletonRouter, against
 
 RIDGE = 6.0
-FEWEST = 20  # left-out prompts that must stand behind the bar
+FEWEST = 60  # left-out prompts that must stand behind the bar
 STEPS = 25
 
 

@@ -42,7 +42,8 @@ class SizedQueue(Generic[Item]):
         self.slots = slots
         self._bound = bound
         self._mean = mean_size
-        self._arrived = 0
+        # A mean that was handed in is worth twenty arrivals.
+        self._arrived = 20 if mean_size > 0 else 0
         self._waiting: list[Waiting[Item]] = []
         self._backlog = 0.0
         self._worst = 0.0

@@ -45,7 +45,7 @@ class Reasoning(NamedTuple):
 def plan(
     thinking: Thinking | None, hard: float, allowed: bool, asked: Effort | int | None = None, room: int | None = None
 ) -> Reasoning:
-    """`hard`: the router's doubt that a small model would do, 0 to 1; `room`: tokens that the window leaves for thinking
+    """`hard`: doubt that a small model would do, 0 to 1; `room`: tokens that the window leaves for thinking
     once the answer has its own. Where less than the provider's minimum is left, nothing is asked for.
     """
     if thinking is None:

@@ -26,8 +26,25 @@ FEWEST, MOST = 3, 12  # points
 LONGEST_POINT = 120  # characters
 _POINT = re.compile(r"(\d{1,2})[.)][ \t]+(\S.*)")
 _MATHS = frozenset(
-    "solve calculate compute equation integral derivative proof prove theorem probability sum percent algebra "
-    "arithmetic estimate km miles".split()
+    [
+        "solve",
+        "calculate",
+        "compute",
+        "equation",
+        "integral",
+        "derivative",
+        "proof",
+        "prove",
+        "theorem",
+        "probability",
+        "sum",
+        "percent",
+        "algebra",
+        "arithmetic",
+        "estimate",
+        "km",
+        "miles",
+    ]
 )
 _ESTIMATE = re.compile(r"\bhow (?:many|much|far|long|old|tall|big)\b")
 _ROLE = re.compile(r"\b(?:pretend|act as|you are an?|you were an?|you're an?|role-?play|imagine you)\b|^as an? ")

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.routing import length_cues
+from trimtab.routing.skeleton import SkeletonRouter, against, points
+
+ALWAYS = SkeletonRouter([0.0] * 4, [0.0] * len(length_cues.NAMES), 5.0, 0.5)
+VECTOR = np.zeros(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Write a Python function that sorts a list",
+        "Return a JSON object with three tips",
+        "Solve x + 3 = 9",
+        "How many piano tuners are there?",
+        "Translate this list to German",
+        "Pretend you are a pirate and list your ships",
+        "Name three colours in 10 words",
+        "```\nx\n```",
+    ],
+)
+def test_never_for_code_json_maths_and_single_texts(prompt: str) -> None:
+    assert not ALWAYS.suits(prompt, VECTOR).suits
+    assert ALWAYS.suits(prompt, VECTOR).why
+
+
+def test_never_with_tools_without_a_vector_or_for_short_answers() -> None:
+    prompt = "What are the best ways to learn a language?"
+    assert ALWAYS.suits(prompt, VECTOR, 500).suits
+    assert not ALWAYS.suits(prompt, VECTOR, 500, structured=True).suits
+    assert not ALWAYS.suits(prompt, None, 500).suits
+    assert not ALWAYS.suits(prompt, VECTOR, 100).suits
+
+
+def test_the_shipped_router_reads_vectors_of_the_bundled_embedder() -> None:
+    told = SkeletonRouter.shipped().suits(
+        "What are the best ways to learn a language?", np.zeros(384, dtype=np.float32)
+    )
+    assert 0 <= told.score <= 1
+
+
+def test_a_router_for_other_cues_is_refused() -> None:
+    with pytest.raises(ValueError, match="other cues"):
+        SkeletonRouter([0.0], [0.0], 0.0, 0.5)
+
+
+@given(
+    st.lists(
+        st.text("abc xyz", min_size=1, max_size=30).map(str.strip).filter(bool), min_size=3, max_size=12, unique=True
+    )
+)
+def test_a_clean_list_is_read(made: list[str]) -> None:
+    assert points("\n".join(f"{at}. {point}" for at, point in enumerate(made, 1))) == tuple(made)
+
+
+@pytest.mark.parametrize(
+    "skeleton",
+    [
+        "",
+        "Sure!",
+        "1. a\n2. b",
+        "1. a\n3. b\n4. c",
+        "1. a\n2. b\nand so on\n3. c",
+        "1. a\n2. a\n3. a",
+        "1. a\n2. b\n3. " + "c" * 200,
+    ],
+)
+def test_anything_else_falls_back(skeleton: str) -> None:
+    assert points(skeleton) is None
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_taken(text: str) -> None:
+    points(text)
+    against(text, length_cues.read(text))
