@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Vector = NDArray[np.float64]
+    Vector = NDArray[np.floating[Any]]
 
 MOST_EXPLORED = 0.01
 _DISCOUNT = 0.999

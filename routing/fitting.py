@@ -19,7 +19,7 @@ from .heads import Calibration, Space, logistic
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float32]
+    Array = NDArray[np.floating[Any]]
 
 LANDMARKS = 60
 _ROUNDS = 15

@@ -23,7 +23,7 @@ from .features import NAMES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float32]
+    Array = NDArray[np.floating[Any]]
 
 SHIPPED = Path(__file__).parent / "calibration.json"
 FORMAT = 1

@@ -70,7 +70,7 @@ def test_checks_of_any_answer_are_finite(prompt: str, text: str) -> None:
 @pytest.mark.parametrize("piece", ["```", "```python\n", "1+1=", "x = ", "#", "word ", "{", "["])
 def test_long_answers_of_one_piece(piece: str) -> None:
     for kind in ("free", "json", "code"):
-        answer = Answered(piece * 20_000, piece * 20_000, kind=kind)  # type: ignore[arg-type]
+        answer = Answered(piece * 20_000, piece * 20_000, kind=kind)
         assert -1 <= _shipped().score(answer, 0.5, 0.9) <= 1
 
 

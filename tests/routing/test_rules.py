@@ -37,7 +37,7 @@ def test_a_prompt_that_would_make_an_expression_backtrack_is_read_once() -> None
     assert first([rule], set(), {}, "a" * 40_000) is None
 
 
-@pytest.mark.parametrize("written", [{}, {"prompt": ("*",)}, {"prompt": (" ",)}])
-def test_a_rule_goes_by_something(written: dict[str, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("prompt", [(), ("*",), (" ",)])
+def test_a_rule_goes_by_something(prompt: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="rule"):
-        Rule("small", **written)
+        Rule("small", prompt=prompt)
