@@ -31,7 +31,7 @@ from trimtab.routing.skeleton import SkeletonRouter
 TAU_BAR = 0.46
 CEILING_BAR = 0.70
 ERROR_BAR = 0.30
-DRAWS = (3, 1)  # draws of the answers that are shown; when quick
+DRAWS = (2, 1)  # draws of the answers that are shown; when quick
 
 
 def length_rows(made: Sequence[Split], draws: int, seed: int, prior: Prior | None = None) -> list[Row]:
@@ -84,12 +84,12 @@ def cap_rows(made: Sequence[Split]) -> list[Row]:
                 if not np.isfinite(true):
                     continue
                 cap = propose(planner.forecast(key, split.new.prompts[at], split.new.vectors[at]), None, None, True)
-                over = cap.tokens is not None and true > cap.tokens
+                over = cap.tokens is not None and bool(true > cap.tokens)
                 hit, n = hit + over, n + 1
                 cut += over and then(cap, "length") is not Then.CONTINUE
     return [
-        at_most("truncations", cut, 0, n=n),
-        Row("continued", hit / max(1, n), n=n),
+        at_most("truncations", int(cut), 0, n=n),
+        Row("continued", float(hit) / max(1, n), n=n),
     ]
 
 

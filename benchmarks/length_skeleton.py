@@ -75,7 +75,7 @@ def measured(
     told = [router.suits(prompt, vector).suits for (prompt, _), vector in zip(rows, vectors, strict=True)]
     label = [suits for _, suits in rows]
     both = sum(a and b for a, b in zip(told, label, strict=True))
-    return both / max(1, sum(told)), 2 * both / max(1, sum(told) + sum(label)), sum(told)
+    return float(both) / max(1, sum(told)), 2.0 * both / max(1, sum(told) + sum(label)), sum(told)
 
 
 def main() -> None:

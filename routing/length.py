@@ -60,7 +60,8 @@ class LengthPlanner:
         tokens = [max(1.0, one) for one in calibration.quantiles(basis)]
         if max_tokens is not None:
             tokens = [min(one, float(max(1, max_tokens))) for one in tokens]
-        return Forecast(*tokens, seen=calibration.seen, basis=basis)
+        p50, p90, p99, p999 = tokens
+        return Forecast(p50, p90, p99, p999, calibration.seen, basis)
 
     def learn(self, key: Key, basis: tuple[float, ...], tokens: int) -> None:
         """An answer that ended by itself (`stop` or `tool_calls`); what was cut or left must not come here."""

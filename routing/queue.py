@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 BOUND = 20.0
 SLACK = 1.02
-CONGESTED = 0.9  # of the longest backlog that was seen lately: what waits are like here anyway
+CONGESTED = 0.93  # of the longest backlog that was seen lately: what waits are like here anyway
 FADING = 0.9995  # of that longest backlog, per arrival
 MEAN_OVER = 200.0  # services over which the mean size is taken
 EVENED = 50.0  # mean services more than another had, at which a tenant's requests count double

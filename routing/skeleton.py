@@ -25,27 +25,11 @@ LEAST_TOKENS = 300.0  # of the middle answer below which side by side saves noth
 FEWEST, MOST = 3, 12  # points
 LONGEST_POINT = 120  # characters
 _POINT = re.compile(r"(\d{1,2})[.)][ \t]+(\S.*)")
-_MATHS = frozenset(
-    [
-        "solve",
-        "calculate",
-        "compute",
-        "equation",
-        "integral",
-        "derivative",
-        "proof",
-        "prove",
-        "theorem",
-        "probability",
-        "sum",
-        "percent",
-        "algebra",
-        "arithmetic",
-        "estimate",
-        "km",
-        "miles",
-    ]
+_MATHS_WORDS = (
+    "solve calculate compute equation integral derivative proof prove theorem probability sum percent algebra "
+    "arithmetic estimate km miles"
 )
+_MATHS = frozenset(_MATHS_WORDS.split())
 _ESTIMATE = re.compile(r"\bhow (?:many|much|far|long|old|tall|big)\b")
 _ROLE = re.compile(r"\b(?:pretend|act as|you are an?|you were an?|you're an?|role-?play|imagine you)\b|^as an? ")
 
