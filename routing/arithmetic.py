@@ -48,7 +48,7 @@ def sums(text: str) -> Sums:
             written, tolerance = _written(stated)
             results.append(written)
             wanted = (value, 100 * value) if text.startswith("%", stated.end()) else (value,)
-            if any(abs(each - written) <= tolerance + 1e-6 * abs(each) for each in wanted):
+            if any(abs(each - written) <= tolerance + 1e-9 * abs(each) for each in wanted):
                 right += 1
             else:
                 wrong += 1

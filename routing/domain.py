@@ -34,12 +34,19 @@ class Domain:
         share of it the mean."""
         standard = (features - self.mean) / self.spread
         form = np.sqrt(np.mean((standard @ self.whiten) ** 2, axis=1))
-        return np.stack([1 - (vectors @ self.places.T).max(axis=1), form], axis=1)
+        return np.stack([1 - cosines(vectors, self.places).max(axis=1), form], axis=1)
 
     def distance(self, vectors: Array, features: Array) -> NDArray[Any]:
         """(n,): the larger of both in units of what is far; above 1 is out of domain."""
         found: NDArray[Any] = (self.distances(vectors, features) / np.array(self.far)).max(axis=1)
         return found
+
+
+def cosines(vectors: Array, places: Array) -> NDArray[Any]:
+    """(n, places) of unit vectors. On this thread only: for one prompt it takes longer to wake BLAS's others, and on a
+    busy machine the slowest of them decides."""
+    found: NDArray[Any] = np.einsum("nd,pd->np", vectors, places)
+    return found
 
 
 def distance(domains: Sequence[Domain], vectors: Array, features: Array) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .domain import Domain, distance
+from .domain import Domain, cosines, distance
 from .features import NAMES
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Space:
 
     def context(self, vectors: Array, features: Array) -> Array:
         """(n, size) for vectors (n, dimensions) and features (n, len(NAMES))."""
-        topics: NDArray[Any] = vectors @ self.topics.T / _TOPIC_HEAT
+        topics: NDArray[Any] = cosines(vectors, self.topics) / _TOPIC_HEAT
         topics = np.exp(topics - topics.max(axis=1, keepdims=True))
         topics /= topics.sum(axis=1, keepdims=True)
-        bells = np.exp((vectors @ self.landmarks.T - 1) / _BELL)
+        bells = np.exp((cosines(vectors, self.landmarks) - 1) / _BELL)
         form = np.clip(self._standard(features), -_FARTHEST, _FARTHEST)
         held = [part * weight for part, weight in zip((topics, bells, form), _WEIGHTS, strict=True)]
         return np.concatenate([*held, np.ones((len(vectors), 1), dtype=np.float32)], axis=1)
