@@ -59,7 +59,7 @@ def _split(train: Lengths, data: Lengths, known: NDArray[np.intp], new: NDArray[
     base = train.part(known, fitted)
     prior = length_kernel.fit(base.vectors, base.cues, base.tokens)
     shared = [data.models.index(name) for name in base.models if name in data.models]
-    return Split(prior, train.part(known, here), data.part(new, there), data.tokens[np.ix_(new, shared)])
+    return Split(prior, train.part(known, here), data.part(new, there), data.tokens[new][:, shared])
 
 
 @dataclass

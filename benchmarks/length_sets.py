@@ -36,7 +36,7 @@ class Lengths:
     cues: list[Cues] = field(default_factory=list)
 
     def part(self, rows: NDArray[np.intp], models: Sequence[int]) -> Lengths:
-        picked = self.tokens[np.ix_(rows, list(models))]
+        picked = self.tokens[rows][:, list(models)]
         prompts, cues = [self.prompts[at] for at in rows], [self.cues[at] for at in rows]
         return Lengths(prompts, [self.models[at] for at in models], picked, self.vectors[rows], cues)
 
