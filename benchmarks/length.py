@@ -170,7 +170,7 @@ def main() -> int:
         made = made[:3] if options.quick else made
         draws = DRAWS[options.quick]
         rows += length_rows(made, draws, options.seed)
-        rows += length_rows(made[:3], 1, options.seed, HandPrior())
+        rows += length_rows(made, 1, options.seed, HandPrior())
         rows += cap_rows(made[:3]) + cost_rows(made[0].prior, data.lengths)
         if trace:
             rows += queue_rows(
