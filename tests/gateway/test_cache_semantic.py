@@ -1,4 +1,4 @@
-"""The semantic tier through a real gateway: the bundled embedder, the shipped verifier and evidence, a scripted model."""
+"""The semantic tier through a real gateway: bundled embedder, shipped verifier and evidence, a scripted model."""
 
 from __future__ import annotations
 
