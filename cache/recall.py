@@ -10,40 +10,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ..protocol.exchange import Exchange, Part
-from ..protocol.messages import Request
 from ..protocol.tokens import estimate
-from .eligible import about_now, exact, fuzzy
+from .eligible import exact, fuzzy
 from .entry import Entry
+from .finding import Finding, Outcome
 from .flight import Flight, Follower
-from .key import Place, Scope, last_question, place, with_family
+from .keeper import Keeper
+from .key import Place, Scope, place, with_family
 from .policy import CachePolicy
-from .recording import Recorded, unfit
+from .recording import Recorded
 from .replay import Replay
 from .store import Change, Store
 from .wishes import Wishes, wishes
 
 log = logging.getLogger("trimtab.cache")
-
-Outcome = Literal["hit", "semantic-hit", "near", "miss", "bypass", "off"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What the semantic tier found for the question at `at`. `vector` is the question's (float16), to be kept with its
-    answer; `entry` and `score` are the best candidate's, served or not; `draft` is the text that a `near` leaves to
-    whoever speculates."""
-
-    outcome: Outcome
-    reason: str
-    at: Place
-    vector: bytes | None = None
-    entry: Entry | None = None
-    score: float | None = None
-    draft: str | None = None
 
 
 class Semantic(Protocol):
@@ -187,31 +170,24 @@ class Recall:
         if not wished.write:
             self._say(exchange, outcome, reason or "and the caller wants nothing kept")
             return
-        keeper = _Keeper(self, exchange, at, policy, wished, finding)
-        flight = Flight(lambda: exchange.receipt.target, keeper)
+        keeper = Keeper(self._store, exchange, at, policy, wished.ttl, finding)
+
+        def landed(recorded: Recorded | None) -> None:
+            if self._flights.get(at.key) is flight:
+                del self._flights[at.key]
+            kept = keeper.keep(recorded, self._wall())
+            semantic = self._semantic() if finding is not None else None
+            if semantic is not None and finding is not None:
+                semantic.answered(exchange, finding, kept)
+
+        flight = Flight(lambda: exchange.receipt.target, landed)
         exchange.recorder = flight
         if repeats and wished.read and at.key not in self._flights:
             self._flights[at.key] = flight
-            keeper.flight = flight
         near = None if finding is None or finding.entry is None else finding.entry.id
         self._say(exchange, outcome, reason, near, None if finding is None else finding.score)
         if exchange.draft is not None and outcome == "near":
             exchange.receipt.lines[-1].parts = [Part("drafted", tokens=estimate(exchange.draft))]
-
-    def landed(self, flight: Flight, at: Place) -> None:
-        if self._flights.get(at.key) is flight:
-            del self._flights[at.key]
-
-    def keep(self, entry: Entry, policy: CachePolicy) -> None:
-        self._store.put(entry, policy.max_mb << 20)
-
-    def answered(self, exchange: Exchange, finding: Finding, recorded: Recorded | None) -> None:
-        semantic = self._semantic()
-        if semantic is not None:
-            semantic.answered(exchange, finding, recorded)
-
-    def now(self) -> float:
-        return self._wall()
 
     def _say(
         self,
@@ -227,72 +203,6 @@ class Recall:
         exchange.note(self.name, outcome, reason, entry=entry_id, score=score)
 
 
-class _Keeper:
-    """What becomes of one recorded answer."""
-
-    def __init__(
-        self,
-        recall: Recall,
-        exchange: Exchange,
-        at: Place,
-        policy: CachePolicy,
-        wished: Wishes,
-        finding: Finding | None,
-    ) -> None:
-        self._recall = recall
-        self._exchange = exchange
-        self._at = at
-        self._policy = policy
-        self._wished = wished
-        self._finding = finding
-        self.flight: Flight | None = None
-
-    def __call__(self, recorded: Recorded | None) -> None:
-        if self.flight is not None:
-            self._recall.landed(self.flight, self._at)
-        exchange, finding = self._exchange, self._finding
-        why = None if recorded is None else unfit(recorded, exchange.original.kind, exchange.original.choices)
-        kept = recorded if why is None else None
-        seconds = self._seconds() if kept is not None else 0
-        if kept is not None and seconds >= 1:
-            self._recall.keep(self._entry(kept, seconds), self._policy)
-        if why is not None:
-            exchange.facts["cache_unfit"] = why
-        if finding is not None:
-            self._recall.answered(exchange, finding, kept)
-
-    def _seconds(self) -> float:
-        """How long the answer may be served."""
-        allowed = time_to_live(self._exchange.original, self._policy)
-        return allowed if self._wished.ttl is None else min(allowed, self._wished.ttl)
-
-    def _entry(self, recorded: Recorded, seconds: float) -> Entry:
-        at, exchange = self._at, self._exchange
-        now = self._recall.now()
-        vector = None if self._finding is None else self._finding.vector
-        placed = at if self._finding is None or vector is None else self._finding.at
-        return Entry(
-            id=at.id,
-            tenant=at.scope.tenant,
-            namespace=at.scope.namespace,
-            partition=at.partition,
-            key=at.key,
-            kind=exchange.original.kind,
-            model=exchange.receipt.model,
-            target=recorded.target,
-            form=recorded.form,
-            body=recorded.body,
-            made=now,
-            expires=now + seconds,
-            usage=recorded.usage,
-            family=placed.family,
-            question=placed.question,
-            vector=vector,
-            tags=tuple(exchange.receipt.tags),
-            sources=tuple(exchange.facts.get("sources", ())),
-        )
-
-
 def scope(exchange: Exchange, policy: CachePolicy, wished: Wishes) -> Scope:
     """Whose cache: the tenant's own, or a namespace that its operator declared public."""
     tenant = exchange.tenant
@@ -301,18 +211,3 @@ def scope(exchange: Exchange, policy: CachePolicy, wished: Wishes) -> Scope:
         # The policies' epoch still counts: another tenant's may compress what this one's leaves whole.
         return Scope("", tenant.epoch + models, wished.namespace, public=True)
     return Scope(tenant.name, tenant.epoch + models, wished.namespace)
-
-
-_READ = 2_000  # characters at either end of a question that are looked at: between them stand documents
-
-
-def _ends(question: str) -> str:
-    return f"{question[:_READ]}\n{question[-_READ:]}"
-
-
-def time_to_live(request: Request, policy: CachePolicy) -> float:
-    """Seconds that an answer may be served: fewer for a question about the present."""
-    question = last_question(request.get("messages")) if request.kind == "chat" else None
-    if question is not None and about_now(question if len(question) <= 2 * _READ else _ends(question)):
-        return min(policy.ttl_s, policy.time_ttl_s)
-    return policy.ttl_s

@@ -27,10 +27,10 @@ from ..protocol.exchange import Exchange
 from .audit import Asker, Audit, Auditor
 from .entry import Entry
 from .evidence import Ledger
+from .finding import Finding, Outcome
 from .index import Index, Near
 from .key import Place, Scope
 from .policy import CachePolicy
-from .recall import Finding, Outcome
 from .recording import Recorded
 from .said import said
 from .store import Change, Store

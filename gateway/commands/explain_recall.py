@@ -8,7 +8,8 @@ from __future__ import annotations
 from ...cache.eligible import exact, fuzzy
 from ...cache.key import last_question
 from ...cache.policy import CachePolicy
-from ...cache.recall import Recall, time_to_live
+from ...cache.keeper import time_to_live
+from ...cache.recall import Recall
 from ...cache.wishes import Wishes, wishes
 from ...protocol.exchange import Exchange
 
