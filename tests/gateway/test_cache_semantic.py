@@ -71,7 +71,7 @@ async def test_another_wording_is_answered_and_says_so(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
     upstream.use({"text": "Paris."})
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk = Desk(running, session)
         assert await desk.ask(CAPITAL) == ("miss", "Paris.")
@@ -98,7 +98,7 @@ async def test_another_wording_is_answered_and_says_so(
 async def test_another_question_is_not_answered(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession, other: str
 ) -> None:
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk = Desk(running, session)
         await desk.ask(CAPITAL)
@@ -109,7 +109,7 @@ async def test_another_question_is_not_answered(
 async def test_only_the_last_question_may_differ(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk, other = Desk(running, session), Desk(running, session, OTHER_KEY)
         before = [{"role": "system", "content": "Answer in French."}]
@@ -146,7 +146,7 @@ async def test_a_wrong_answer_is_found_out_and_barred(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
     upstream.use({"text": "Lyon."})
-    async with serve(semantic(upstream, max_wrong=0.05, audit=1.0)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01, audit=1.0)) as running:
         await warm(running)
         tier = running.gateway._stages._wordings.tier
         desk = Desk(running, session)
@@ -168,7 +168,7 @@ async def test_a_right_answer_becomes_an_alias(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
     upstream.use({"text": "Paris."})
-    async with serve(semantic(upstream, max_wrong=0.05, audit=1.0)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01, audit=1.0)) as running:
         await warm(running)
         tier = running.gateway._stages._wordings.tier
         desk = Desk(running, session)
@@ -182,7 +182,7 @@ async def test_a_right_answer_becomes_an_alias(
 async def test_audits_keep_to_the_tenants_limits(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
-    config = semantic(upstream, max_wrong=0.05, audit=1.0)
+    config = semantic(upstream, max_wrong=0.01, audit=1.0)
     config["tenants"]["acme"]["limits"] = {"requests_per_minute": 2}
     async with serve(config) as running:
         await warm(running)
@@ -197,7 +197,7 @@ async def test_audits_keep_to_the_tenants_limits(
 
 async def test_complaints_bar_an_answer(serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession) -> None:
     upstream.use({"text": "Lyon."})
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk = Desk(running, session)
         await desk.ask(CAPITAL)
@@ -213,7 +213,7 @@ async def test_complaints_bar_an_answer(serve: Serve, upstream: FakeServer, sess
 async def test_personal_and_timely_questions_are_left_alone(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk = Desk(running, session)
         for one, other in (
@@ -228,12 +228,12 @@ async def test_reloads_keep_what_is_known(serve: Serve, upstream: FakeServer, se
     from trimtab.gateway.config import Config
 
     upstream.use({"text": "Paris."})
-    config = semantic(upstream, max_wrong=0.05)
+    config = semantic(upstream, max_wrong=0.01)
     async with serve(config) as running:
         await warm(running)
         desk = Desk(running, session)
         await desk.ask(CAPITAL)
-        config["tenants"]["acme"]["policy"]["cache"]["semantic"]["max_wrong"] = 0.06
+        config["tenants"]["acme"]["policy"]["cache"]["semantic"]["max_wrong"] = 0.011
         await running.gateway.apply(Config.model_validate(config, context={"environ": {}}))
         assert (await desk.ask(REWORDED))[0] == "semantic-hit"
         for tenant in config["tenants"].values():
@@ -246,7 +246,7 @@ async def test_evidence_outlives_the_process(
     serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
 ) -> None:
     """With a shared store; here the same one is handed to two gateways, one after the other."""
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk = Desk(running, session)
         await desk.ask(CAPITAL)
@@ -258,13 +258,13 @@ async def test_evidence_outlives_the_process(
         await tier.remember()
     other = type(tier)(store, type(tier._ledger)(tier._ledger._prior, tier._wall), tier._verifier, tier.auditor._asker)
     await other._recollect("acme")
-    assert other._ledger.lowest("acme", 0.05) is None
-    assert other._ledger.lowest("zenith", 0.05) is not None
+    assert other._ledger.lowest("acme", 0.01) is None
+    assert other._ledger.lowest("zenith", 0.01) is not None
 
 
 async def test_many_at_once(serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession) -> None:
     upstream.use({"text": "Paris."})
-    async with serve(semantic(upstream, max_wrong=0.05)) as running:
+    async with serve(semantic(upstream, max_wrong=0.01)) as running:
         await warm(running)
         desk = Desk(running, session)
         await desk.ask(CAPITAL)
