@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from harness import KEY, OTHER_KEY, Running, Serve, over
+from stores import until
+from valkeys import Valkey
 
 from trimtab.backends.fake_server import FakeServer
 
@@ -271,3 +274,28 @@ async def test_many_at_once(serve: Serve, upstream: FakeServer, session: aiohttp
         got = await asyncio.gather(*(Desk(running, session).ask(f"{REWORDED}{'?' * n}") for n in range(12)))
         assert {text for _, text in got} == {"Paris."}
         assert sum(what == "semantic-hit" for what, _ in got) >= 6
+
+
+async def test_replicas_that_share_a_store_share_wordings(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession, valkey: Valkey, tmp_path: Path
+) -> None:
+    upstream.use({"text": "Paris."})
+    config = semantic(upstream, max_wrong=0.01)
+    config["store"] = {"redis": valkey.url, "secret": "for-the-tests-only"}
+    other = {**config, "ledger": {"path": str(tmp_path / "other.db")}}
+    async with serve(config) as one, serve(other) as two:
+        await warm(one)
+        await warm(two)
+        here, there = Desk(one, session), Desk(two, session)
+        assert await here.ask(CAPITAL) == ("miss", "Paris.")
+        tier = two.gateway._stages._wordings.tier
+        await until(lambda: len(tier._index) == 1)
+        upstream.use({"text": "never asked"})
+        assert await there.ask(CAPITAL) == ("hit", "Paris.")
+        assert await there.ask(REWORDED) == ("semantic-hit", "Paris.")
+        assert (await Desk(two, session, OTHER_KEY).ask(REWORDED))[0] == "miss"
+        head = {"authorization": f"Bearer {KEY}"}
+        async with session.delete(f"{one.base_url}/cache?all=true", headers=head) as response:
+            assert response.status == 200
+        await until(lambda: len(tier._index) <= 1)  # the other tenant's
+        assert (await there.ask("what is the capital of France"))[0] == "miss"
