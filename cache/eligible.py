@@ -13,6 +13,7 @@ from typing import Any
 from ..protocol.errors import InvalidRequest
 from ..protocol.messages import Request
 from . import lexicon
+from .key import twice
 from .policy import CachePolicy
 
 LONGEST_QUESTION = 2_000  # characters
@@ -28,6 +29,8 @@ def exact(request: Request, policy: CachePolicy) -> str | None:
     """Why the request may neither be answered from the exact cache nor kept in it."""
     if request.kind not in ("chat", "completions", "embeddings"):
         return "nothing that is cached"
+    if twice(request):
+        return "a field is given twice"
     if request.kind == "embeddings":
         return None
     if policy.when != "always" and not _temperature_zero(request):
@@ -42,6 +45,8 @@ def fuzzy(request: Request, question: str, policy: CachePolicy) -> str | None:
         return "the policy has no semantic cache"
     if request.kind != "chat":
         return "not a chat"
+    if twice(request):
+        return "a field is given twice"
     reason = _stateful(request) or _server_tools(request)
     if reason is not None:
         return reason

@@ -13,7 +13,9 @@ Every part is preceded by its length, so no two different rows of parts make the
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +26,9 @@ from ..protocol.messages import Request
 
 # How the answer is delivered, and ours: not part of the question.
 DELIVERY = frozenset({"stream", "stream_options"})
+
+# A letter as an escape: no serialiser writes one, so a name spelt so is rare or hostile.
+_SPELT_OUT = re.compile(rb"\\u00(?:4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa]|2[dD])")
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -83,6 +88,34 @@ def with_family(secret: bytes, at: Place, request: Request) -> Place:
             parts += (name.encode(errors="surrogatepass"), bytes(request.fields[name]))
     parts.append(_encode([*messages[:-1], _without_text(messages[-1])]))
     return Place(at.scope, at.partition, at.key, _mac(secret, parts), question)
+
+
+def twice(request: Request, *names: str) -> bool:
+    """Whether the body as it came gives one of its fields (of these, if any are named) twice at its top level: two
+    readers of it may see two values, and the key holds only the last."""
+    body, fields = request.body, request.fields
+    sizes = [len(name.encode(errors="surrogatepass")) + len(raw) + 4 for name, raw in fields.items()]
+    if not request.edited and len(body) == 1 + sum(sizes):
+        return False  # these fields without a space between them, and nothing more
+    needles = [f'"{name}"'.encode(errors="surrogatepass") for name in names or fields]
+    if not _SPELT_OUT.search(body) and all(body.count(needle) <= 1 for needle in needles):
+        return False
+    return repeats(body, names)
+
+
+def repeats(body: bytes, names: Collection[str] = ()) -> bool:
+    """Whether a JSON object gives a name twice; the slow, exact reading."""
+    outermost: list[str] = []
+
+    def hook(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = [name for name, _ in pairs]  # the outermost object's pairs are reported last
+
+    try:
+        json.loads(body, object_pairs_hook=hook)
+    except (ValueError, RecursionError):
+        return True  # it cannot be told
+    counted = [name for name in outermost if not names or name in names]
+    return len(counted) > len(set(counted))
 
 
 def last_question(messages: Any) -> str | None:

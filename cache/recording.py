@@ -101,8 +101,8 @@ def unfit(recorded: Recorded, kind: Kind, choices: int) -> str | None:
                 said.add(choice.index)
             if message is not None and message.refusal:
                 return "the model refused"
-            if choice.finish_reason is not None:
-                ended[choice.index] = choice.finish_reason
+            if choice.finish_reason is not None and ended.get(choice.index, "stop") in _GOOD:
+                ended[choice.index] = choice.finish_reason  # what went wrong once is not put right by a later word
     if set(ended) != set(range(choices)):
         return "it is not complete"
     odd = next((reason for reason in ended.values() if reason not in _GOOD), None)

@@ -91,6 +91,11 @@ def _who_does(one: Wording, other: Wording) -> bool:
     if not asked or not _HELPERS.isdisjoint(other.bag) or _QUESTIONS.isdisjoint(other.bag):
         return False
     subject, verb = one.stems[asked[0] + 2], one.stems[-1]
+    if subject in other.stem_bag and "by" not in other.bag:  # "who defeated Napoleon at Waterloo", however it ends
+        for at, word in enumerate(other.words[1:]):
+            does = other.stems[at + 1]
+            if other.words[at] in _QUESTIONS and word not in _SKIPPED and does in one.stems[asked[0] + 3 :]:
+                return True
     return (
         subject in other.stem_bag
         and verb in other.stem_bag

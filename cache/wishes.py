@@ -15,10 +15,15 @@ from typing import Any
 
 from ..protocol.errors import InvalidRequest
 from ..protocol.messages import Request
+from .key import repeats, twice
 
 FIELD = "cache"
 _KNOWN = frozenset({"ttl", "s-maxage", "no-cache", "no-store", "namespace", "use-cache"})
+# No other use of a field of this name knows these: where one stands, the field is ours, and a slip beside it is told.
+_OURS = _KNOWN - {"ttl"}
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:/-]{1,64}\Z")
+_LONGEST = 200  # characters of a name that is repeated in an error
+_FOR_EVER = 1e12  # seconds
 _OFF = ("off", "false", "no", "0", "bypass")
 
 
@@ -44,9 +49,18 @@ NONE = Wishes()
 def take(request: Request) -> tuple[Request, dict[str, Any]]:
     """The request without its field `cache`, and what that held. A `cache` that says nothing we know is not ours and
     stays where it is. Raises InvalidRequest for a value that makes no sense, as an ignored `no-store` would do harm."""
+    if twice(request, FIELD):
+        raise InvalidRequest(f"the field '{FIELD}' is given twice", param=FIELD)
     said = request.get(FIELD)
-    if not isinstance(said, dict) or not said or not _KNOWN.issuperset(said):
+    if not isinstance(said, dict) or not said:
         return request, {}
+    unknown = [name for name in said if name not in _KNOWN]
+    if unknown:
+        if _OURS.isdisjoint(name.lower().replace("_", "-") for name in said):
+            return request, {}
+        raise _wrong(unknown[0][:_LONGEST], "is an unknown key")
+    if repeats(bytes(request.fields[FIELD])):
+        raise InvalidRequest(f"'{FIELD}' says something twice", param=FIELD)
     checked = {name: _READERS[name](name, value) for name, value in said.items() if value is not None}
     clean = Request(
         request.kind, request.body, {n: raw for n, raw in request.fields.items() if n != FIELD}, edited=True
@@ -77,8 +91,9 @@ def wishes(said: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> Wish
 
 def _directives(value: bytes) -> list[tuple[str, float | None]]:
     found: list[tuple[str, float | None]] = []
-    for part in value.decode("latin-1").lower().split(",")[:16]:
+    for part in value.decode("latin-1").lower().split(","):
         name, _, figure = part.strip().partition("=")
+        figure = figure.strip('"')  # RFC 9111, section 5.2: both forms are to be understood
         found.append((name, float(figure) if figure.isascii() and figure.isdigit() and len(figure) < 12 else None))
     return found
 
@@ -90,9 +105,9 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise _wrong(name, "must be a number of seconds, and not negative")
-    return float(value)
+    return float(min(value, _FOR_EVER))
 
 
 def _namespace(name: str, value: Any) -> str:

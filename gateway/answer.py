@@ -194,8 +194,28 @@ class Answer:
     def reopen(self, exchange: Exchange, events: AsyncIterator[bytes]) -> OpenStream:
         """A stream that nobody is called for: one that was kept, or that another request is getting."""
         served = self._catalogue.served(exchange.targets[0])
-        ends = asyncio.get_running_loop().time() + served.timeouts.total
-        return OpenStream(_Kept(events), events, _relay(exchange), b"", served, served.timeouts, ends)
+        timeouts = self._within(exchange, served)
+        ends = asyncio.get_running_loop().time() + timeouts.total
+        return OpenStream(_Kept(events), events, _relay(exchange), b"", served, timeouts, ends)
+
+    async def shared(self, exchange: Exchange, found: Awaitable[T]) -> T:
+        """What another request gets, for no longer than this one's caller wants to wait. Raises UpstreamTimeout."""
+        controls = exchange.facts.get("controls", NONE)
+        if controls.timeout is None and controls.first_token is None:
+            return await found  # whoever asks is bounded by the configuration
+        timeouts = self._within(exchange, self._catalogue.served(exchange.targets[0]))
+        first = exchange.original.stream and timeouts.first_token < timeouts.total
+        seconds = timeouts.first_token if first else timeouts.total
+        try:
+            async with asyncio.timeout(seconds):
+                return await found
+        except TimeoutError:
+            raise UpstreamTimeout("first_token" if first else "total", round(seconds, 3)) from None
+
+    def _within(self, exchange: Exchange, served: Served) -> Timeouts:
+        """The caller's own timeouts for what is called for nobody; a kept answer is there at once, however short."""
+        controls = exchange.facts.get("controls", NONE)
+        return _bounded(served.timeouts, controls, self._clock() - exchange.started)
 
     async def _next(self, chunks: AsyncIterator[bytes], relay: StreamRelay) -> bytes:
         try:
@@ -236,9 +256,15 @@ def _patience(timeouts: Timeouts, controls: Controls, gone: float) -> Timeouts:
     of which `gone` seconds are over. Raises UpstreamTimeout when none are left."""
     if controls.timeout is None and controls.first_token is None:
         return timeouts
-    left = timeouts.total if controls.timeout is None else controls.timeout - gone
-    if left < _LEAST:
-        raise UpstreamTimeout("total", controls.timeout or 0)
+    if controls.timeout is not None and controls.timeout - gone < _LEAST:
+        raise UpstreamTimeout("total", controls.timeout)
+    return _bounded(timeouts, controls, gone)
+
+
+def _bounded(timeouts: Timeouts, controls: Controls, gone: float) -> Timeouts:
+    if controls.timeout is None and controls.first_token is None:
+        return timeouts
+    left = timeouts.total if controls.timeout is None else max(_LEAST, controls.timeout - gone)
     total = min(timeouts.total, left)
     first_token = min(timeouts.first_token, controls.first_token or timeouts.first_token, total)
     return replace(timeouts, total=total, first_token=first_token)

@@ -21,6 +21,7 @@ from .admit import prompt_size
 from .answer import OpenStream
 from .entrance import Entrance, unforeseen
 from .mapping import Mapping, Translator
+from .outlet import Outlet
 from .relay import StreamRelay, generated
 from .settle import charged
 from .wire import (
@@ -148,7 +149,7 @@ class _Run:
     async def _recalled(self, found: Awaitable[T | None]) -> T | None:
         """What was kept, or what another request gets; it costs nothing. None: it never came, and the walk went on."""
         exchange = self._exchange
-        answer = await found
+        answer = await self._live.answer.shared(exchange, found)
         if answer is not None and exchange.recalled is not None:
             exchange.receipt.target = exchange.recalled.target
             exchange.spent = Usage()
@@ -202,6 +203,7 @@ class _Run:
         last = opened.ends
         await self._begin(opened)
         sending = False
+        outlet = Outlet(self._send, self._exchange.recorder, self._connection)
         try:
             async with asyncio.timeout(timeouts.idle) as timer:
                 if not relay.done:
@@ -210,7 +212,7 @@ class _Run:
                         out = self._translated(relay.feed(chunk))
                         if out:
                             sending = True
-                            await self._send({"type": "http.response.body", "body": out, "more_body": True})
+                            await outlet.put(out)
                             sending = False
                         if relay.error is not None:
                             raise relay.error
@@ -219,7 +221,9 @@ class _Run:
                 rest = self._rest(relay)
                 if self._exchange.recorder is not None:
                     self._exchange.recorder.done(self._exchange.receipt.target, relay.usage)
-                self._ending = sending = True
+                sending = True
+                await outlet.flush(lambda: timer.reschedule(now() + timeouts.idle))
+                self._ending = True
                 await self._send({"type": "http.response.body", "body": rest})
                 sending = False
                 timer.reschedule(now() + _LINGER)
@@ -229,9 +233,15 @@ class _Run:
                 raise _TooSlow from None
             if self._ending:
                 return
+            await outlet.part(timeouts.idle)
             if now() >= last:
                 raise UpstreamTimeout("total", timeouts.total) from None
             raise UpstreamTimeout("idle", timeouts.idle) from None
+        except TrimtabError:
+            await outlet.part(timeouts.idle)  # what it was before the error comes before the error
+            raise
+        finally:
+            outlet.close()
 
     async def _begin(self, opened: OpenStream) -> None:
         """The status, the headers and the first events."""
@@ -280,7 +290,7 @@ class _Run:
         """Cancelled: the client left, or the drain's time is up."""
         if self._gone:
             self._outcome, self._status = "disconnected", 499
-            if self._exchange.spent is None:
+            if self._exchange.spent is None and self._exchange.receipt.attempts:
                 self._exchange.spent = Usage(prompt=prompt_size(self._exchange.working.encode()), estimated=True)
             return
         await self._failed(self._gateway.draining_error())
@@ -350,6 +360,7 @@ def _forget(exchange: Exchange) -> None:
     """Nobody shall wait for an answer that does not come."""
     if exchange.recorder is not None:
         exchange.recorder.close()
+        exchange.recorder = None  # it knows the exchange: a circle, with the whole answer in it
 
 
 async def _used_up(chunks: AsyncIterator[bytes]) -> None:

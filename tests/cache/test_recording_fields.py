@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from trimtab.cache.recording import Recorded, of_stream, unfit
@@ -48,3 +49,9 @@ async def test_a_stream_whose_events_have_names_is_kept() -> None:
     recorded = of_stream(parts, "m", None)
     assert unfit(recorded, "chat", 1) is None
     assert await said(recorded) == "It is not safe."
+
+
+def test_what_went_wrong_is_not_put_right_by_a_later_word() -> None:
+    ends = [{"index": 0, "delta": {"content": "It"}, "finish_reason": reason} for reason in ("content_filter", "stop")]
+    events = [b'data: {"choices":[%b]}\n\n' % msgspec.json.encode(end) for end in ends]
+    assert unfit(of_stream(events, "m", None), "chat", 1) == "it ended with 'content_filter'"

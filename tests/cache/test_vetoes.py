@@ -117,6 +117,7 @@ DIFFERENT = {
         ("Is tea better than coffee?", "Is coffee better than tea?"),
         ("How do I fly from New York to Los Angeles?", "How do I fly from Los Angeles to New York?"),
         ("Who did Brutus kill?", "Who killed Brutus?"),
+        ("Who did Napoleon defeat at Waterloo?", "Who defeated Napoleon at Waterloo?"),
         ("Should I eat before exercise?", "Should I exercise before eat?"),
     ],
     "language": [
