@@ -39,6 +39,8 @@ class Keeper:
         original = self._exchange.original
         if unfit(recorded, original.kind, original.choices) is not None:
             return None
+        if self._exchange.targets and recorded.target != self._exchange.targets[0].name:
+            return recorded  # a fallback stood in: its answer is not what this model would go on saying
         seconds = self._seconds()
         if seconds >= 1:
             self._store.put(self._entry(recorded, now, seconds), self._policy.max_mb << 20)

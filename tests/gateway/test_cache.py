@@ -254,6 +254,20 @@ async def test_what_is_not_whole_is_not_kept(
     assert len(upstream.seen) == 2
 
 
+async def test_what_a_fallback_said_is_not_kept(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
+) -> None:
+    config = over(upstream, "m", "stand-in")
+    config["models"]["m"]["fallbacks"] = ["stand-in"]
+    upstream.use({"models": {"m": {"faults": {"status": 503}}}})
+    async with serve(config) as running:
+        got = await ask(session, running, BODY)
+        assert (got.status, got.cache, got.headers["x-trimtab-model"]) == (200, "miss", "stand-in")
+        upstream.use({"text": "The model itself."})
+        assert (await ask(session, running, BODY)).text == "The model itself."
+        assert (await ask(session, running, BODY)).cache == "hit"
+
+
 async def test_a_client_that_leaves_keeps_nothing(running: Running, upstream: FakeServer) -> None:
     upstream.use({"between_s": 0.02, "tokens": 50})
     async with openai.AsyncOpenAI(base_url=running.base_url, api_key=KEY, max_retries=0) as client:
