@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trimtab.cache import key, recall, replay
+from trimtab.cache import keeper, key, recall, replay
 from trimtab.cache.store_memory import MemoryStore
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -139,7 +139,7 @@ def test_mixtures_find_what_is_given_to_the_wrong_one(
 ) -> None:
     isolation = module("cache_isolation")
     if broken == "unfit":
-        monkeypatch.setattr(recall, "unfit", lambda *_: None)
+        monkeypatch.setattr(keeper, "unfit", lambda *_: None)
     elif broken == "tenant":
         monkeypatch.setattr(recall, "place", for_everybody)
     rows = isolation.mixture(options, "", 600, 5)
@@ -172,7 +172,7 @@ def test_what_is_unfit_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, optio
     monkeypatch.setattr(found, "cases", lambda quick: iter([found.Case(found.TEXTS[0], {}, {}, {})]))
     monkeypatch.setattr(found, "UNFIT", ({"finish": "content_filter"}, {"faults": {"cut_after": 4}}))
     if broken:
-        monkeypatch.setattr(recall, "unfit", lambda *_: None)
+        monkeypatch.setattr(keeper, "unfit", lambda *_: None)
     assert (value(found.rows(options), "kept_unfit") == 0) is not broken, options.notes
 
 

@@ -169,6 +169,6 @@ async def test_an_answer_that_went_by_is_let_go_without_the_garbage_collector(
             body = {**BODY, "seed": number, "stream": number % 2 == 0}
             await asyncio.gather(ask(session, running, body), ask(session, running, body))
         await running.settled()
-        assert sum(isinstance(thing, Flight) for thing in gc.get_objects()) <= 1  # the last may still be on the stack
+        assert sum(type(thing) is Flight for thing in gc.get_objects()) <= 1  # the last may still be on the stack
     finally:
         gc.enable()
