@@ -6,9 +6,9 @@ By the same rules as cache/recall.py, which it leaves alone: nothing is embedded
 from __future__ import annotations
 
 from ...cache.eligible import exact, fuzzy
+from ...cache.keeper import time_to_live
 from ...cache.key import last_question
 from ...cache.policy import CachePolicy
-from ...cache.keeper import time_to_live
 from ...cache.recall import Recall
 from ...cache.wishes import Wishes, wishes
 from ...protocol.exchange import Exchange
