@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..protocol.embedded import embed_once
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange
 from .audit import Asker, Audit, Auditor
@@ -96,7 +97,7 @@ class SemanticTier:
         vector: NDArray[np.float32] | None = None
         try:
             async with asyncio.timeout(policy.semantic.deadline_ms / 1000):
-                vector = (await self.embedder.embed([at.question or ""], tenant=exchange.tenant.name))[0]
+                vector = await embed_once(exchange, self.embedder, at.question or "")
                 return await self._among(at, vector, policy, wished)
         except TimeoutError:
             self.counts["out of time"] += 1

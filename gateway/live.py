@@ -38,6 +38,7 @@ from .ledger import Ledger
 from .limits import Limiter, rate_limit_headers
 from .metrics import Metrics
 from .model_config import ModelConfig
+from .model_facts import model_facts
 from .pipeline import Pipeline
 from .retry import RetryPolicy
 from .settle import Settle
@@ -361,7 +362,11 @@ class Gateway:
         if known is not None and known[0] == model:
             return known[1]
         upstream = model.upstream_name(name)
-        target = Target(name, model.backend, upstream, model.resolved_price(), model.max_output_tokens, model.epoch)
+        facts = model_facts(model, upstream)
+        target = Target(
+            name, model.backend, upstream, model.resolved_price(), facts.longest_answer, model.epoch, facts.context,
+            facts.supports,
+        )  # fmt: skip
         return Served(
             target,
             self._backend(model),

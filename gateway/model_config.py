@@ -90,7 +90,10 @@ _NOT_WHO = {
     "fallbacks",
     "api_key",
     "headers",
+    "context_tokens",
+    "supports",
 }
+Ability = Literal["tools", "vision", "audio", "json", "schema"]  # json: any; schema: of a given one
 
 
 class ModelBase(Section):
@@ -104,6 +107,8 @@ class ModelBase(Section):
     limits: ModelLimits = ModelLimits()
     fallbacks: tuple[Name, ...] = ()
     max_output_tokens: Count | None = None
+    context_tokens: Count | None = None  # of prompt and answer together
+    supports: frozenset[Ability] | None = None  # left out: as litellm's table says, if that is installed; else all
 
     def upstream_name(self, name: str) -> str:
         """The name that whoever answers knows this model by; `name` is ours."""

@@ -83,7 +83,8 @@ class Caller:
 class Target:
     """One configured model that can answer: the backend's name, the name the upstream knows it by, its price.
 
-    `epoch` digests where it is and what it is called there.
+    `epoch` digests where it is and what it is called there. `context`: tokens of prompt and answer together;
+    `supports`: of tools, vision, audio, json and schema what it takes; each None where nobody said.
     """
 
     name: str
@@ -92,6 +93,8 @@ class Target:
     price: Price = Price()
     max_output: int | None = None
     epoch: bytes = b""
+    context: int | None = None
+    supports: frozenset[str] | None = None
 
 
 class Part(msgspec.Struct, omit_defaults=True, frozen=True):
