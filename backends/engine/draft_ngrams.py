@@ -6,6 +6,7 @@ An index of n-grams of a few lengths: growing by a token costs the same however 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,46 @@ def follow(tokens: Sequence[int], match: Match, most: int) -> tuple[list[int], l
             alive = [place for place in alive if _at(tokens, said, place + i) == best]
         said.append(best)
     return said, sure
+
+
+def branch(tokens: Sequence[int], match: Match, most: int) -> tuple[list[int], list[int], list[float]]:
+    """The likeliest `most` nodes of the tree of all that came behind the match: tokens, parents, and how sure each is.
+
+    A node's parent is an index before its own, or -1. Taken best first, so any beginning is the best smaller tree.
+    """
+    said: list[int] = []
+    parents: list[int] = []
+    sure: list[float] = []
+    # (minus the chance of the whole path, order of arrival, depth, parent, token, its own chance, places that lead on)
+    heap: list[tuple[float, int, int, int, int, float, list[int]]] = []
+    _push_children(heap, tokens, match, list(match.places), 0, -1, 1.0)
+    while heap and len(said) < most:
+        chance, _, depth, parent, token, own, places = heapq.heappop(heap)
+        said.append(token)
+        parents.append(parent)
+        sure.append(own)
+        _push_children(heap, tokens, match, places, depth + 1, len(said) - 1, -chance)
+    return said, parents, sure
+
+
+def _push_children(
+    heap: list[tuple[float, int, int, int, int, float, list[int]]],
+    tokens: Sequence[int],
+    match: Match,
+    places: list[int],
+    depth: int,
+    parent: int,
+    chance: float,
+) -> None:
+    groups: dict[int, list[int]] = {}
+    for place in places:
+        token = tokens[place + depth] if place + depth < len(tokens) else -1
+        groups.setdefault(token, []).append(place)
+    base = confidence(match.length + depth)
+    for token, group in groups.items():
+        own = base * len(group) / len(places)
+        if token >= 0:
+            heapq.heappush(heap, (-chance * own, len(heap) + parent, depth, parent, token, own, group))
 
 
 def confidence(length: int) -> float:
