@@ -8,7 +8,7 @@ nothing passes between tenants. It knows no request, no clock and no embedder: v
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import length_cues
 from .length_calibration import Calibration
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_KEYS = 10_000
+MOST_KEYS = 4_000  # a few kilobytes each
 OWN = 20  # answers of a route after which its own calibration speaks
 
 
@@ -49,13 +49,20 @@ class LengthPlanner:
         self.prior = prior or HandPrior()
         self._most_keys = most_keys
         self._known: OrderedDict[Key, Calibration] = OrderedDict()
+        self._fresh = Calibration(self.prior.population)
 
     def forecast(
         self, key: Key, prompt: str, vector: NDArray[np.float32] | None = None, max_tokens: int | None = None
     ) -> Forecast:
         """`prompt`: the turn that is to be answered; `vector`: its unit embedding, None where there is none."""
-        cues = length_cues.read(prompt)
-        basis = self.prior.basis(cues, vector)
+        return self.told(key, self.basis(prompt, vector), max_tokens)
+
+    def basis(self, prompt: str, vector: NDArray[np.float32] | None = None) -> tuple[float, ...]:
+        """What the prompt says, the same for all models: for `told` and `learn`."""
+        return self.prior.basis(length_cues.read(prompt), vector)
+
+    def told(self, key: Key, basis: tuple[float, ...], max_tokens: int | None = None) -> Forecast:
+        """The forecast of one model for a prompt that was read before."""
         calibration = self._speaker(key)
         tokens = [max(1.0, one) for one in calibration.quantiles(basis)]
         if max_tokens is not None:
@@ -70,6 +77,11 @@ class LengthPlanner:
         if key != whole:
             self._at(whole).learn(basis, tokens)
 
+    def seen(self, key: Key) -> int:
+        """Answers that this very key has taught."""
+        known = self._known.get(key)
+        return 0 if known is None else known.seen
+
     def forget(self, tenant: str) -> None:
         """Everything that a tenant's answers have taught."""
         for key in [key for key in self._known if key.tenant == tenant]:
@@ -78,13 +90,32 @@ class LengthPlanner:
     def __len__(self) -> int:
         return len(self._known)
 
+    def to_json(self, most_keys: int, most_answers: int) -> list[Any]:
+        """What was learnt, the keys that were asked for last first."""
+        kept = list(reversed(self._known.items()))[:most_keys]
+        return [[*key, calibration.to_json(most_answers)] for key, calibration in kept]
+
+    def load(self, raw: Any) -> int:
+        """Takes over what `to_json` gave, as far as it is ours and fits the prior; how many keys that were."""
+        rows = raw if isinstance(raw, list) else []
+        taken = 0
+        for row in reversed(rows[: self._most_keys]):
+            try:
+                model, tenant, route, learnt = row
+                known = Calibration.from_json(self.prior.population, learnt)
+            except (KeyError, TypeError, ValueError):
+                continue
+            self._known[Key(str(model), str(tenant), str(route))] = known
+            taken += 1
+        return taken
+
     def _speaker(self, key: Key) -> Calibration:
         own = self._known.get(key)
         if own is not None and own.seen >= OWN:
             self._known.move_to_end(key)
             return own
         whole = self._known.get(Key(key.model, key.tenant))
-        return whole or own or Calibration(self.prior.population)
+        return whole or own or self._fresh
 
     def _at(self, key: Key) -> Calibration:
         found = self._known.get(key)

@@ -2,26 +2,28 @@
 
 Bayesian linear regression of log-tokens on the prior's basis. It starts at the population's mean, moves as far as the
 answers outweigh the population's spread (shrinkage), and forgets: evidence older than some hundred answers fades, and
-what fades is replaced by the population again. Pure arithmetic; no clock, no numpy.
+what fades is replaced by the population again. Pure arithmetic; no clock, no numpy, and a few kilobytes each.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from array import array
 from collections.abc import Sequence
+from typing import Any
 
 from .length_prior import LEVELS, Population
 
 KEPT = 256  # answers of a calibration's own that shape its tail
 MEMORY = 1_000.0  # answers after which evidence has faded to a third
+STALE = 24  # the tail is read anew when one in so many answers is new
 
 
 class Calibration:
     """One (model, tenant, route). Not for two threads at a time."""
 
     __slots__ = ("_information", "_mean", "_population", "_prior_information", "_prior_pull", "_pull", "_recent",
-                 "_sorted", "seen")  # fmt: skip
+                 "_sorted", "_sorted_at", "_spread", "seen")  # fmt: skip
 
     def __init__(self, population: Population) -> None:
         self._population = population
@@ -30,16 +32,16 @@ class Calibration:
         self._information = [[0.0] * len(population.mean) for _ in population.mean]
         self._pull = [0.0] * len(population.mean)
         self._mean: list[float] | None = list(population.mean)
-        self._recent: deque[tuple[tuple[float, ...], float]] = deque(maxlen=KEPT)
+        self._spread: list[list[float]] | None = None
+        self._recent = array("f")  # rows of a basis and the logarithm of its answer's length, the oldest first
         self._sorted: list[float] | None = None
+        self._sorted_at = 0
         self.seen = 0
 
     def middle(self, basis: Sequence[float]) -> float:
         """The median's logarithm."""
-        if self._mean is None:
-            pull = [own + prior for own, prior in zip(self._pull, self._prior_pull, strict=True)]
-            self._mean = solve(self._together(), pull)
-        return sum(a * b for a, b in zip(self._mean, (1.0, *basis), strict=True))
+        mean = self._line()
+        return mean[0] + sum(map(float.__mul__, mean[1:], basis))
 
     def quantiles(self, basis: Sequence[float]) -> tuple[float, ...]:
         """Tokens at LEVELS, never descending."""
@@ -51,6 +53,12 @@ class Calibration:
             out.append(max(math.exp(min(value, 14.0)), out[-1] if out else 0.0))
         return tuple(out)
 
+    def _line(self) -> list[float]:
+        if self._mean is None:
+            pull = [own + prior for own, prior in zip(self._pull, self._prior_pull, strict=True)]
+            self._mean = solve(self._together(), pull)
+        return self._mean
+
     def _together(self) -> list[list[float]]:
         return [
             [own + prior for own, prior in zip(*rows, strict=True)]
@@ -59,8 +67,10 @@ class Calibration:
 
     def _unsure(self, basis: Sequence[float]) -> float:
         """The standard deviation of the middle itself: large for a model that has answered little."""
+        if self._spread is None:
+            self._spread = inverse(self._together())
         x = (1.0, *basis)
-        return math.sqrt(max(0.0, sum(a * b for a, b in zip(x, solve(self._together(), x), strict=True))))
+        return math.sqrt(max(0.0, sum(a * b for a, b in zip(x, _times(self._spread, x), strict=True))))
 
     def learn(self, basis: Sequence[float], tokens: int) -> None:
         """An answer that ended by itself. One that was cut says only how long it was at least: leave it out."""
@@ -74,16 +84,54 @@ class Calibration:
             self._pull[i] = fade * self._pull[i] + weight * a * log
             for j, b in enumerate(x):
                 self._information[i][j] = fade * self._information[i][j] + weight * a * b
-        self._recent.append((tuple(basis), log))
-        self._mean = self._sorted = None
+        self._recent.extend((*basis, log))
+        if len(self._recent) > KEPT * len(x):
+            del self._recent[: len(x)]
+        self._mean = self._spread = None
         self.seen += 1
+        # Sorting them anew costs as much as a hundred answers taught: so not for each.
+        if self.seen - self._sorted_at > self.seen // STALE:
+            self._sorted = None
+
+    @property
+    def _count(self) -> int:
+        return len(self._recent) // len(self._population.mean)
 
     def _residuals(self) -> list[float]:
         """Of the kept answers against the line as it is now; what early answers missed by is no tail."""
         if self._sorted is None:
-            noise = self._population.noise
-            self._sorted = sorted((log - self.middle(basis)) / noise for basis, log in self._recent)
+            noise, recent, width = self._population.noise, self._recent, len(self._population.mean)
+            rows = [recent[at : at + width] for at in range(0, len(recent), width)]
+            self._sorted = sorted((row[-1] - self.middle(row[:-1])) / noise for row in rows)
+            self._sorted_at = self.seen
         return self._sorted
+
+    def to_json(self, most: int = KEPT) -> dict[str, Any]:
+        """What was learnt, with the `most` last answers' lengths; for `from_json` under the same population."""
+        width = len(self._population.mean)
+        return {
+            "seen": self.seen,
+            "information": self._information,
+            "pull": self._pull,
+            "recent": [round(value, 3) for value in self._recent[-most * width :]],
+        }
+
+    @classmethod
+    def from_json(cls, population: Population, raw: dict[str, Any]) -> Calibration:
+        """Raises KeyError, TypeError or ValueError for what is none of ours, or of another population's width."""
+        made, width = cls(population), len(population.mean)
+        information = [[_finite(value) for value in row] for row in raw["information"]]
+        pull, recent = [_finite(value) for value in raw["pull"]], [_finite(value) for value in raw["recent"]]
+        if len(pull) != width or len(information) != width or any(len(row) != width for row in information):
+            raise ValueError("it was learnt with another prior")
+        if len(recent) % width or len(recent) > KEPT * width:
+            raise ValueError("its answers are not whole rows")
+        made._information, made._pull, made._recent = information, pull, array("f", recent)
+        made._mean = None
+        made.seen = max(len(recent) // width, int(raw["seen"]))
+        if not _sound(made._together()):
+            raise ValueError("its evidence is no covariance")
+        return made
 
     def _tail(self, at: int) -> float:
         """A standardised quantile: the population's, moved to the model's own as its answers come in.
@@ -91,10 +139,11 @@ class Calibration:
         A quantile of n values says nothing beyond 1 - 1/n, so that far out only a longer one than the population's is
         believed.
         """
-        prior, level, count = self._population.tail[at], LEVELS[at], len(self._recent)
+        prior, level, count = self._population.tail[at], LEVELS[at], self._count
         if not count:
             return prior
-        own = self._residuals()[min(count - 1, math.ceil(level * (count + 1)) - 1)]
+        kept = self._residuals()
+        own = kept[min(len(kept) - 1, math.ceil(level * (len(kept) + 1)) - 1)]
         if count * (1 - level) < 2:
             own = max(own, prior)
         # The middle settles with few answers, the tail with many.
@@ -122,6 +171,25 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
     for at in reversed(range(size)):
         out[at] = (rows[at][size] - sum(rows[at][j] * out[j] for j in range(at + 1, size))) / rows[at][at]
     return out
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it holds what is no number")
+    return number
+
+
+def _sound(matrix: Sequence[Sequence[float]]) -> bool:
+    """Whether it can be solved, and gives variances: positive definite (by elimination, no pivot at or below zero)."""
+    rows = [list(row) for row in matrix]
+    for at, row in enumerate(rows):
+        if not row[at] > 0:
+            return False
+        for below in rows[at + 1 :]:
+            factor = below[at] / row[at]
+            below[:] = [a - factor * b for a, b in zip(below, row, strict=True)]
+    return True
 
 
 def _times(matrix: Sequence[Sequence[float]], vector: Sequence[float]) -> list[float]:
