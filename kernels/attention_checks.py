@@ -1,0 +1,89 @@
+"""What is checked of an attention kernel's arguments before anything is launched.
+
+Each check raises `ValueError` whose message begins with the argument's name. Values that live on the device (lengths,
+page numbers) are not read: that would wait for it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FP8 = torch.float8_e4m3fn
+
+
+def tensor(
+    name: str, x: torch.Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...], device: torch.device
+) -> None:
+    """`shape` has None where any size will do; the last axis must be contiguous."""
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {type(x).__name__}")
+    if x.dim() != len(shape) or any(want is not None and want != have for want, have in zip(shape, x.shape, strict=True)):
+        raise ValueError(f"{name}: expected shape {pretty(shape)}, got {pretty(tuple(x.shape))}")
+    if x.dtype not in dtypes:
+        raise ValueError(f"{name}: expected {' or '.join(str(dtype) for dtype in dtypes)}, got {x.dtype}")
+    if x.device != device:
+        raise ValueError(f"{name}: expected device {device}, got {x.device}")
+    if x.dim() and x.shape[-1] > 1 and x.stride(-1) != 1:
+        raise ValueError(f"{name}: the last axis must be contiguous, its stride is {x.stride(-1)}")
+
+
+def pretty(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+
+
+def power_of_two(name: str, size: int, least: int, most: int) -> None:
+    if size < least or size > most or size & (size - 1):
+        raise ValueError(f"{name}: expected a power of two from {least} to {most}, got {size}")
+
+
+def queries(q: torch.Tensor, kv_heads: int) -> None:
+    tensor("q", q, (None, None, None), FLOATS, q.device)
+    heads, d = q.shape[1:]
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"q: {heads} heads are not a multiple of {kv_heads} key/value heads")
+    if d < 16 or d > 256 or d % 8:
+        raise ValueError(f"q: heads must be 16 to 256 wide in steps of 8, got {d}")
+
+
+def paged(q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor) -> None:
+    """The store of keys and values, and the table into it."""
+    if k_pages.dim() != 4:
+        raise ValueError(f"k_pages: expected shape [pages, kv_heads, page, d], got {pretty(tuple(k_pages.shape))}")
+    tensor("k_pages", k_pages, (None, None, None, q.shape[2]), (q.dtype, FP8), q.device)
+    tensor("v_pages", v_pages, tuple(k_pages.shape), (k_pages.dtype,), q.device)
+    power_of_two("k_pages: page", k_pages.shape[2], 1, 256)
+    tensor("page_table", page_table, (None, None), (torch.int32,), q.device)
+
+
+def lengths(name: str, x: torch.Tensor, sequences: int, device: torch.device) -> None:
+    tensor(name, x, (sequences,), (torch.int32,), device)
+
+
+def masks(window: int, sinks: int, soft_cap: float, scale: float) -> None:
+    if window < 0:
+        raise ValueError(f"window: expected 0 (none) or more, got {window}")
+    if sinks < 0:
+        raise ValueError(f"sinks: expected 0 or more, got {sinks}")
+    if not (soft_cap >= 0.0):
+        raise ValueError(f"soft_cap: expected 0 (none) or more, got {soft_cap}")
+    if scale != scale or scale in (float("inf"), float("-inf")):
+        raise ValueError(f"scale: expected a finite number, got {scale}")
+
+
+def scales(name: str, x: torch.Tensor | None, pages: int, kv_heads: int, device: torch.device) -> int:
+    """0: none, 1: one for all, 2: one for each page and head."""
+    if x is None:
+        return 0
+    if isinstance(x, torch.Tensor) and x.numel() == 1:
+        tensor(name, x, tuple(x.shape), (torch.float32,), device)
+        return 1
+    tensor(name, x, (pages, kv_heads), (torch.float32,), device)
+    return 2
+
+
+def output(out: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+    if out is None:
+        return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    tensor("out", out, tuple(q.shape), (q.dtype,), q.device)
+    return out

@@ -1,0 +1,239 @@
+"""Which keys each program of the paged kernel reads: decided on the host, once a step, for a ragged batch.
+
+A sequence's new rows, times the query heads that share a key/value head, are cut into blocks of `block` rows; the keys
+that a block sees are cut into tiles, and a run of tiles is one program's item. A block of several items is merged
+afterwards by log-sum-exp (attention_merge.py), a block of one writes its output itself. How long a run may be is found
+by search (after the planner of FlashInfer, arXiv 2501.01005): the length whose items, spread over the multiprocessors,
+are expected to end soonest. Pure arithmetic on Python integers: knows nothing of tensors or of triton.
+
+Tiles that nobody in a block sees do not exist here: an item counts the tiles of the sinks, then those of the window,
+and `gap` is how many are left out between the two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+# Programs that one multiprocessor runs at a time.
+RESIDENT = 2
+# In tiles: what an item costs beside its own, and what it costs that anything has to be merged at all.
+ITEM_COST = 2
+MERGE_COST = 2
+# Items beyond one a block, in rounds of all multiprocessors: room to cut long sequences while short ones stay whole.
+EXTRA_ROUNDS = 3
+
+Item = tuple[int, int, int, int, int, int]  # sequence, block, first tile, end, gap, partial slot (-1: writes the output)
+Merge = tuple[int, int, int, int]  # sequence, block, first partial slot, how many
+IDLE: Item = (-1, 0, 0, 0, 0, -1)
+NONE: Merge = (-1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the launcher needs. `items` and `merges` are as long as their grids; IDLE and NONE fill them up."""
+
+    tile: int
+    block: int
+    rows: int  # the most rows that a block uses
+    group: int
+    window: int
+    sinks: int
+    top_k: int
+    tree: bool
+    items: tuple[Item, ...]
+    merges: tuple[Merge, ...]
+
+    @property
+    def partials(self) -> int:
+        """How many slots of partial results the grid may fill."""
+        return len(self.items) if self.merges else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The tiles of one block: `kept` of them, with `gap` left out behind those of the sinks."""
+
+    sequence: int
+    block: int
+    kept: int
+    gap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How rows and keys are cut, and what may be left out."""
+
+    page: int
+    tile: int
+    block: int
+    group: int
+    window: int
+    sinks: int
+    top_k: int
+    tree: bool
+
+    @property
+    def sink_tiles(self) -> int:
+        return -(-self.sinks // self.tile) if self.window else 0
+
+
+def plan(
+    q_lens: Sequence[int],
+    kv_lens: Sequence[int],
+    *,
+    heads: int,
+    kv_heads: int,
+    page: int,
+    sms: int,
+    window: int = 0,
+    sinks: int = 0,
+    top_k: int = 0,
+    tree: bool = False,
+    tile: int | None = None,
+    block: int | None = None,
+    fixed_split: int = 0,
+    most_sequences: int | None = None,
+    most_rows: int | None = None,
+    most_keys: int | None = None,
+) -> Plan:
+    """The items of a batch whose sequence i has `q_lens[i]` new rows among `kv_lens[i]` keys.
+
+    With `most_sequences` and `most_rows` (of one sequence) the grid depends on nothing else: safe to capture in a CUDA
+    graph. With `fixed_split` (in tiles) a sequence is cut at fixed keys, so that its bits do not depend on its company;
+    its grid is fixed when `most_keys` (of one sequence) is given too. Raises ValueError for sizes that make no sense.
+    """
+    check(q_lens, kv_lens, heads, kv_heads, page, sms)
+    group, rows = heads // kv_heads, most_rows or max(q_lens, default=1) or 1
+    cut = Cut(
+        page, tile or 64, block or (16 if fixed_split else fitting(rows * group)), group, window, sinks, top_k, tree
+    )
+    work = list(works(q_lens, kv_lens, cut))
+    blocks = len(work) if most_sequences is None else most_sequences * -(-rows * group // cut.block)
+    slots = max(1, sms * RESIDENT // kv_heads)
+    if fixed_split:
+        pieces = [list(at_fixed_keys(each, fixed_split, cut.sink_tiles)) for each in work]
+        longest = 1 if most_keys is None else max(1, -(-most_keys // (cut.tile * fixed_split)))
+        items, merges = blocks * longest, blocks if longest > 1 else 0
+    else:
+        items, merges = blocks + EXTRA_ROUNDS * slots, min(blocks, EXTRA_ROUNDS * slots)
+        run = best_run(Counter(each.kept for each in work), slots, items)
+        pieces = [evenly(each.kept, run) for each in work]
+    made, merged = lay_out(work, pieces)
+    if most_sequences is not None and (not fixed_split or most_keys is not None):
+        if len(made) > items or len(merged) > merges or max(q_lens, default=0) > rows:
+            raise ValueError("q_lens, kv_lens: the batch is larger than most_sequences, most_rows and most_keys allow")
+        made += [IDLE] * (items - len(made))
+        merged += [NONE] * (merges - len(merged))
+    used = min(cut.block, rows * group)
+    return Plan(cut.tile, cut.block, used, group, window, sinks, top_k, tree, tuple(made), tuple(merged))
+
+
+def check(q_lens: Sequence[int], kv_lens: Sequence[int], heads: int, kv_heads: int, page: int, sms: int) -> None:
+    if len(q_lens) != len(kv_lens):
+        raise ValueError(f"kv_lens: {len(kv_lens)} lengths for {len(q_lens)} sequences")
+    if min(q_lens, default=0) < 0 or min(kv_lens, default=0) < 0:
+        raise ValueError("q_lens, kv_lens: a length is negative")
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"heads: {heads} is not a multiple of {kv_heads} key/value heads")
+    if page < 1 or sms < 1:
+        raise ValueError(f"page, sms: expected at least 1, got {page} and {sms}")
+
+
+def fitting(rows: int) -> int:
+    """The block that holds these rows, within what the matrix units (16) and the registers (128) allow."""
+    return min(128, max(16, 1 << (rows - 1).bit_length()))
+
+
+def works(q_lens: Sequence[int], kv_lens: Sequence[int], cut: Cut) -> Iterator[Work]:
+    """Every block of the batch and what it sees."""
+    for sequence, (new, length) in enumerate(zip(q_lens, kv_lens, strict=True)):
+        for block in range(-(-new * cut.group // cut.block)):
+            kept, gap = seen(block, new, length, cut)
+            yield Work(sequence, block, kept, gap)
+
+
+def seen(block: int, new: int, length: int, cut: Cut) -> tuple[int, int]:
+    """(tiles kept, tiles left out) of a block. In a tree any row may be the first in line, or the last."""
+    first = 0 if cut.tree else block * cut.block // cut.group
+    last = new - 1 if cut.tree else (min((block + 1) * cut.block, new * cut.group) - 1) // cut.group
+    end = -(-max(0, length - new + last + 1) // cut.tile)
+    if cut.top_k:
+        return (-(-cut.top_k * cut.page // cut.tile) if end else 0), 0
+    if not cut.window:
+        return end, 0
+    start = max(0, length - new + first - cut.window + 1) // cut.tile
+    gap = max(0, start - cut.sink_tiles)
+    return max(0, end - gap), gap
+
+
+def best_run(sizes: Counter[int], slots: int, most: int) -> int:
+    """The longest run of tiles one item may have. `sizes`: how many blocks have so many tiles."""
+    longest, blocks = max(sizes, default=0), sum(sizes.values())
+    budgets = {min(most, rounds * slots) for rounds in range(1, EXTRA_ROUNDS + 1)} | {most}
+    runs = {least_run(sizes, budget) for budget in budgets if budget >= blocks} | {max(1, longest)}
+    return min(sorted(runs, reverse=True), key=lambda run: expected(sizes, run, slots))
+
+
+def least_run(sizes: Counter[int], budget: int) -> int:
+    """The shortest run that makes no more than `budget` items: the search of FlashInfer's planner."""
+    low, high = 1, max(1, max(sizes, default=1))
+    while low < high:
+        middle = (low + high) // 2
+        if count(sizes, middle) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def count(sizes: Counter[int], run: int) -> int:
+    return sum(many * max(1, -(-kept // run)) for kept, many in sizes.items())
+
+
+def expected(sizes: Counter[int], run: int, slots: int) -> float:
+    """When the last item ends, in tiles, when items are taken longest first: a bound that is nearly met."""
+    longest = min(run, max(sizes, default=0))
+    items = count(sizes, run)
+    whole = sum(many * (kept // run) for kept, many in sizes.items())
+    work = sum(many * kept for kept, many in sizes.items()) + ITEM_COST * items
+    rounds = max(1, -(-whole // slots))
+    merged = MERGE_COST if items > sum(sizes.values()) else 0
+    return max(rounds * (longest + ITEM_COST), work / slots) + merged
+
+
+def evenly(kept: int, run: int) -> list[tuple[int, int]]:
+    pieces = max(1, -(-kept // run))
+    return [(kept * i // pieces, kept * (i + 1) // pieces) for i in range(pieces)]
+
+
+def at_fixed_keys(work: Work, run: int, sink_tiles: int) -> Iterator[tuple[int, int]]:
+    """Cuts at multiples of `run` among all the sequence's tiles, whichever of them are left out."""
+    end, at = work.kept + work.gap, 0
+    found = False
+    for edge in range(run, end + run, run):
+        upto = edge if edge <= sink_tiles else max(min(edge, sink_tiles), edge - work.gap)
+        upto = min(upto, work.kept)
+        if upto > at:
+            found = True
+            yield at, upto
+            at = upto
+    if not found:
+        yield 0, 0
+
+
+def lay_out(work: list[Work], pieces: list[list[tuple[int, int]]]) -> tuple[list[Item], list[Merge]]:
+    """Items, longest first: the hardware takes them in this order, so the short ones fill the end."""
+    items: list[Item] = []
+    merges: list[Merge] = []
+    slot = 0
+    for each, runs in zip(work, pieces, strict=True):
+        split = len(runs) > 1
+        if split:
+            merges.append((each.sequence, each.block, slot, len(runs)))
+        for first, end in runs:
+            items.append((each.sequence, each.block, first, end, each.gap, slot if split else -1))
+            slot += split
+    items.sort(key=lambda item: item[2] - item[3])
+    return items, merges
