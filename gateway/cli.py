@@ -1,4 +1,4 @@
-"""The command line: `trimtab serve | check | explain | keys | fetch | demo`.
+"""The command line: `trimtab serve | check | explain | route | keys | fetch | demo`.
 
 Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
 """
@@ -22,6 +22,7 @@ _EPILOG = """examples:
   trimtab serve -c trimtab.yaml          models, routes, tenants and policies from a file; a change is picked up live
   trimtab check trimtab.yaml             everything wrong with the file, with line numbers (a LiteLLM file is fine too)
   trimtab explain request.json           what every stage would do to a request, as a coloured diff; nothing is sent
+  trimtab route fit labels.jsonl         a router for your two models, from your own labelled prompts
   trimtab keys new acme                  a key for the tenant 'acme', and the line for the file
   trimtab demo                           a few requests through the openai client, and what each one cost
 """
@@ -37,6 +38,31 @@ a request is what a client would POST:
 
 exit status: 0 explained; 1 the configuration or the request is wrong; 2 the command line is, or the tenant unknown
 """
+
+
+_ROUTE_EPILOG = """a line of LOG.jsonl (also .gz) is one prompt and how good each model's answer to it was, 0 to 1:
+  {"prompt": "Why is the sky blue?", "good": {"small": 1, "large": 1}}
+  {"messages": [{"role": "user", "content": "..."}], "good": {"small": 0, "large": 1}, "answers": {"small": "..."}}
+with the small model's answers in every row, the cascade is fitted too. A few hundred prompts are a beginning.
+"""
+
+_FIT_EPILOG = (
+    """examples:
+  trimtab route fit labels.jsonl --out support.json --plot support.png
+  trimtab route fit march.jsonl april.jsonl --small llama-8b --large gpt-4.1 --name "support, spring"
+
+"""
+    + _ROUTE_EPILOG
+)
+
+_EVAL_EPILOG = (
+    """examples:
+  trimtab route eval --data may.jsonl --calibration support.json --plot may.png
+  trimtab route eval --data may.jsonl                  what the calibration that ships is worth on your prompts
+
+"""
+    + _ROUTE_EPILOG
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_check(commands)
     _add_explain(commands)
+    _add_route(commands)
     _add_keys(commands)
     _add_fetch(commands)
     _add_demo(commands)
@@ -152,6 +179,43 @@ def _add_explain(commands: Commands) -> None:
     explain.set_defaults(run=_explain)
 
 
+def _add_route(commands: Commands) -> None:
+    route = commands.add_parser("route", help="fit and judge a router's calibration").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    fit = route.add_parser(
+        "fit",
+        help="fit a calibration to labelled prompts",
+        description="Fit a calibration for a pair of models to labelled prompts, and write it as JSON that\n"
+        "a person can review: what it is worth, cross-validated, stands at the top of the file.",
+        epilog=_FIT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fit.add_argument("log", type=Path, nargs="+", metavar="LOG.jsonl", help="files of labelled prompts")
+    fit.add_argument("-o", "--out", type=Path, default=Path("calibration.json"), metavar="FILE")
+    fit.add_argument("--name", help="what the calibration is called on receipts (default: the pair's names)")
+    _add_pair(fit)
+    fit.set_defaults(run=_route_fit)
+    judged = route.add_parser(
+        "eval",
+        help="judge a calibration on labelled prompts",
+        description="Judge a calibration on labelled prompts. Those that it was fitted on are left out.",
+        epilog=_EVAL_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    judged.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="files of labelled prompts")
+    judged.add_argument("--calibration", type=Path, metavar="FILE", help="default: the one that ships")
+    _add_pair(judged)
+    judged.set_defaults(run=_route_eval)
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--small", metavar="NAME", help="the small model's name in the labels (default: small)")
+    parser.add_argument("--large", metavar="NAME", help="the large model's (default: large)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw quality over the large model's share")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap's draws (default: 0)")
+
+
 def _add_keys(commands: Commands) -> None:
     keys = commands.add_parser("keys", help="make and hash keys").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -205,6 +269,18 @@ def _explain(args: argparse.Namespace) -> int:
     from .commands import explain
 
     return explain.run(args)
+
+
+def _route_fit(args: argparse.Namespace) -> int:
+    from .commands import route
+
+    return route.fit(args)
+
+
+def _route_eval(args: argparse.Namespace) -> int:
+    from .commands import route
+
+    return route.evaluate(args)
 
 
 def _keys_new(args: argparse.Namespace) -> int:

@@ -139,7 +139,7 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
 
 def from_json(held: dict[str, Any]) -> Calibration:
     """Raises ValueError for what is no calibration, or one of other features."""
-    if held.get("format") != FORMAT or held.get("features") != list(NAMES):
+    if not isinstance(held, dict) or held.get("format") != FORMAT or held.get("features") != list(NAMES):
         raise ValueError("a calibration of another format, or for other features")
     space = Space(
         _unpacked(held["topics"]),
@@ -150,7 +150,7 @@ def from_json(held: dict[str, Any]) -> Calibration:
     heads = {model: np.array(head, dtype=np.float32) for model, head in held["heads"].items()}
     if not heads or any(head.shape != (space.size,) for head in heads.values()):
         raise ValueError("a calibration whose heads do not fit its space")
-    known = {"cascade"} & held.keys()
+    known = {"cascade", "seen"} & held.keys()
     extra = {name: held[name] for name in known}
     domains = tuple(_domain(each) for each in held["domains"])
     if not domains:
