@@ -1,0 +1,132 @@
+"""Where a kernel runs: Triton on a CUDA device, plain torch anywhere else. The one switch, and the tuning table.
+
+A kernel file imports `jit` and `tl` from here, so that it can be imported where triton is not installed; its public
+function asks `use_triton` which way to go. `TRIMTAB_KERNELS=triton|torch`, read once, overrides the choice for tests:
+`triton` on CPU tensors runs in Triton's interpreter and needs TRITON_INTERPRET=1 before triton is imported.
+
+Block sizes come from `tuning/<GPU name>.json`, which `benchmarks/kernels/tune.py` writes. Nothing is ever tuned while
+a request waits: a shape that the table does not know runs with the kernel's own defaults. This module knows no kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # a CPU-only install: the torch path is all there is
+    triton = tl = None
+
+__all__ = [
+    "blocks",
+    "forced",
+    "jit",
+    "multiprocessors",
+    "on",
+    "power_of_two",
+    "require",
+    "tl",
+    "triton",
+    "tuned",
+    "use_triton",
+]
+
+_MODES = ("", "triton", "torch")
+_TUNING = Path(__file__).parent / "tuning"
+
+
+def _mode(name: str) -> str:
+    if name not in _MODES:
+        raise ValueError(f"TRIMTAB_KERNELS: must be triton or torch, not {name!r}")
+    if name == "triton" and triton is None:
+        raise ValueError("TRIMTAB_KERNELS: triton is not installed")
+    return name
+
+
+_state = {"mode": _mode(os.environ.get("TRIMTAB_KERNELS", ""))}
+
+
+@contextlib.contextmanager
+def forced(mode: str) -> Iterator[None]:
+    """Within it every launcher goes one way: "triton", "torch", or "" for the usual choice. For tests and benchmarks;
+    it holds for the whole process, not for one thread."""
+    before = _state["mode"]
+    _state["mode"] = _mode(mode)
+    try:
+        yield
+    finally:
+        _state["mode"] = before
+
+
+def use_triton(tensor: torch.Tensor) -> bool:
+    """Whether a kernel is to run for data on this tensor's device."""
+    mode = _state["mode"]
+    if mode:
+        return mode == "triton"
+    return tensor.is_cuda and triton is not None
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """`triton.jit`; where triton is missing, the function itself, which nobody then calls."""
+    return function if triton is None else triton.jit(function)
+
+
+def on(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Makes the tensor's device the current one: Triton launches there, whatever device its arguments are on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+def require(holds: bool, argument: str, message: str) -> None:
+    """Raises ValueError naming the argument, before anything is launched."""
+    if not holds:
+        raise ValueError(f"{argument}: {message}")
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that holds `size`: what `tl.arange` needs."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def blocks(size: int, block: int) -> int:
+    """How many blocks cover `size`."""
+    return -(-size // block)
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs run at the same moment; 132, an H200's, where there is no GPU to ask (the interpreter)."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def tuned(kernel: str, device: torch.device, defaults: dict[str, int], **sizes: int) -> dict[str, int]:
+    """The block sizes, `num_warps` and `num_stages` for one launch: the defaults, overridden by the first entry of the
+    GPU's table for `kernel` whose every limit in `upto` is at least the size of that name."""
+    choice = dict(defaults)
+    for entry in _table(_gpu(device)).get(kernel, ()):
+        if all(sizes.get(name, 0) <= limit for name, limit in entry["upto"].items()):
+            choice.update(entry["use"])
+            break
+    return choice
+
+
+@functools.cache
+def _gpu(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
+@functools.cache
+def _table(gpu: str) -> dict[str, list[dict[str, dict[str, int]]]]:
+    path = _TUNING / f"{gpu.replace(' ', '_')}.json"
+    if not gpu or not path.exists():
+        return {}
+    table: dict[str, list[dict[str, dict[str, int]]]] = json.loads(path.read_text())["kernels"]
+    return table
