@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-Goes = Literal["small", "large"]
 
 _READ = 20_000
 
@@ -19,13 +16,14 @@ _READ = 20_000
 @dataclass(frozen=True, slots=True)
 class Rule:
     """All that is set must hold. `header`: a name, and the value it must have; `prompt`: phrases, one of which must be
-    in it, without regard to case. `goes`: to whom."""
+    in it, without regard to case. `goes`: `small`, `large` or the name of a model; `only`: and to nobody else."""
 
-    goes: Goes
+    goes: str
     name: str = ""
     tag: str | None = None
     header: tuple[str, str] | None = None
     prompt: tuple[str, ...] = ()
+    only: bool = False
 
     def __post_init__(self) -> None:
         if self.tag is None and self.header is None and not self.prompt:

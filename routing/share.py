@@ -47,6 +47,17 @@ class LiveShare:
         self._recent.append((None, True))
         self._trim()
 
+    def take_small(self) -> None:
+        """The same for one that the small model has to answer."""
+        self._recent.append((None, False))
+        self._trim()
+
+    def turned(self, large: bool) -> None:
+        """Who answers the request that was counted last, after all: something outweighed the share."""
+        if self._recent and self._recent[-1][1] != large:
+            self._recent[-1] = (self._recent[-1][0], large)
+            self._large += 1 if large else -1
+
     @property
     def realised(self) -> float | None:
         """The large model's share of the window; None before the first request."""

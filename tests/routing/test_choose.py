@@ -66,10 +66,12 @@ def test_without_money_even_doubt_goes_to_the_small_model() -> None:
         ({"tools": False}, Needs(tools=True)),
         ({"vision": False}, Needs(vision=True)),
         ({"json": False}, Needs(json=True)),
+        ({"schema": False}, Needs(schema=True)),
+        ({"audio": False}, Needs(audio=True)),
     ],
 )
 def test_who_cannot_is_not_asked(lacks: dict[str, Any], needs: Needs) -> None:
-    """Whatever rule or policy says."""
+    """Whatever rule or policy says, unless it names one model and no other."""
     for aim in (Aim("small_only"), VALUE, BORNE):
         assert choose(replace(SMALL, **lacks), LARGE, needs, aim, EASY, Rule("small", tag="a")).ranked == ("large",)
         assert choose(SMALL, replace(LARGE, **lacks), needs, aim, HARD, Rule("large", tag="a")).ranked == ("small",)
@@ -78,6 +80,27 @@ def test_who_cannot_is_not_asked(lacks: dict[str, Any], needs: Needs) -> None:
 def test_a_rule_goes_before_the_goal() -> None:
     found = choose(SMALL, LARGE, Needs(), VALUE, EASY, Rule("large", name="legal", tag="a"))
     assert (found.model, found.reason) == ("large", "rule legal")
+
+
+def test_only_means_only() -> None:
+    """Neither a capability nor health lets the other one in."""
+    ill, blind = replace(SMALL, healthy=False), replace(SMALL, vision=False)
+    for small in (SMALL, ill, blind):
+        assert choose(small, LARGE, Needs(vision=True), Aim("small_only", alone=True), None).ranked == ("small",)
+        rule = Rule("small", tag="a", only=True)
+        assert choose(small, LARGE, Needs(vision=True), VALUE, None, rule).ranked == ("small",)
+        assert choose(LARGE, small, Needs(), Aim("large_only", alone=True), None).ranked == (small.name,)
+    assert "it has no vision" in choose(blind, LARGE, Needs(vision=True), Aim("small_only", alone=True), None).reason
+    rule = Rule("large", tag="a")
+    assert choose(SMALL, LARGE, Needs(), Aim("small_only", alone=True), None, rule).model == "large", "rules go first"
+
+
+def test_a_doubt_has_a_kind() -> None:
+    found = choose(SMALL, LARGE, Needs(), BORNE, Known({}, 0.0, "no embedder is installed"))
+    assert (found.model, found.why, found.reason) == ("large", "unknown", "no embedder is installed: the large model")
+    assert choose(SMALL, LARGE, Needs(), BORNE, Known({}, 0.0, "drift", "drift")).why == "drift"
+    assert choose(SMALL, LARGE, Needs(), BORNE, FAR).why == "out of domain"
+    assert choose(SMALL, LARGE, Needs(), Aim("floor"), EASY).why == "unproven"
 
 
 def test_the_healthy_one_is_asked_first() -> None:
