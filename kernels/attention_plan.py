@@ -38,6 +38,7 @@ class Plan:
     block: int
     rows: int  # the most rows that a block uses
     group: int
+    kv_heads: int
     window: int
     sinks: int
     top_k: int
@@ -127,7 +128,7 @@ def plan(
         made += [IDLE] * (items - len(made))
         merged += [NONE] * (merges - len(merged))
     used = min(cut.block, rows * group)
-    return Plan(cut.tile, cut.block, used, group, window, sinks, top_k, tree, tuple(made), tuple(merged))
+    return Plan(cut.tile, cut.block, used, group, kv_heads, window, sinks, top_k, tree, tuple(made), tuple(merged))
 
 
 def check(q_lens: Sequence[int], kv_lens: Sequence[int], heads: int, kv_heads: int, page: int, sms: int) -> None:
