@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..protocol.embedded import text_of
+
 SMALL, LARGE = "small", "large"
 _NAMES = {"weak": SMALL, "strong": LARGE}
 
@@ -82,30 +84,19 @@ def models(rows: Iterable[Labelled]) -> list[str]:
     return sorted(counts, key=lambda name: -counts[name])
 
 
-def last_words(messages: Any) -> str | None:
-    """The text of the last user message of a chat; None where there is none."""
-    if not isinstance(messages, list):
-        return None
-    for message in reversed(messages):
-        if isinstance(message, dict) and message.get("role") == "user":
-            return _text(message.get("content"))
-    return None
-
-
 def _prompt(row: Mapping[str, Any]) -> str:
-    prompt = row.get("prompt") if "prompt" in row else last_words(row.get("messages"))
+    prompt = row.get("prompt") if "prompt" in row else _last_words(row.get("messages"))
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("it needs a 'prompt' (a text), or 'messages' with a user's text")
     return prompt
 
 
-def _text(content: Any) -> str | None:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    parts = [part.get("text") for part in content if isinstance(part, dict)]
-    return "\n".join(part for part in parts if isinstance(part, str)) or None
+def _last_words(messages: Any) -> str | None:
+    """The text of the last user message of a chat; None where there is none."""
+    for message in reversed(messages) if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("role") == "user":
+            return text_of(message.get("content"))
+    return None
 
 
 def _good(row: Mapping[str, Any]) -> dict[str, float]:

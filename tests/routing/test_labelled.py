@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.routing.labelled import Labelled, Unreadable, labelled, last_words, models, read
+from trimtab.routing.labelled import Labelled, Unreadable, labelled, models, read
 
 
 def test_routellms_names_are_the_pairs() -> None:
@@ -76,8 +76,3 @@ def test_any_line_is_read_or_refused_in_words(row: dict[str, Any]) -> None:
         return
     assert found.prompt.strip()
     assert all(0 <= value <= 1 for value in found.good.values())
-
-
-@given(_json)
-def test_the_last_words_of_anything_are_text_or_nothing(messages: Any) -> None:
-    assert isinstance(last_words(messages), str | None)
