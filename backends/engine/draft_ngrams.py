@@ -15,7 +15,7 @@ _OCCURRENCES = 8  # the most recent ones that vote on what comes next
 _BEHIND = 32  # tokens; a longer match is no surer
 
 # How often the next token is right by the length of the match: where learning starts, rounded from real answers.
-_SURE = (0.0, 0.16, 0.35, 0.5, 0.6, 0.68, 0.74, 0.79, 0.83, 0.86, 0.88, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95)
+_SURE = (0.0, 0.25, 0.5, 0.65, 0.7, 0.75, 0.79, 0.82, 0.85, 0.87, 0.89, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,85 @@
+"""Guesses from a text that came with the request: the client's `prediction`, or an answer to a question much like it.
+
+The text is walked beside the answer. Where the two part, the walk looks for the last few tokens of the answer in the
+text, near where it stood, and goes on from there; while it is lost it says nothing much, and another drafter speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...protocol.errors import InvalidRequest
+from ...protocol.messages import Request
+from .draft import NOTHING, Draft
+from .draft_ngrams import Ngrams, confidence
+
+_MOST = 32_768  # tokens of the text; what is longer is no answer to be
+_NEAR = 24  # tokens around the walk within which a single token in common is enough to go on from
+
+
+class GivenDrafter:
+    """A Drafter of one answer beside `given`, tokens of the text; `prompt` is the number of the prompt's tokens."""
+
+    name = "given"
+
+    def __init__(self, given: Sequence[int], prompt: int) -> None:
+        self._given = list(given[:_MOST])
+        self._index = Ngrams()
+        self._index.grow(self._given, _MOST)
+        self._seen = prompt
+        self._at = 0  # what comes next, if the walk is right
+        self._run = 1  # tokens in common up to here, the beginning as one; below zero: how many have differed
+        self._right, self._tried = 1.0, 2.0  # of the guesses while walking, the recent ones counted most
+
+    def propose(self, tokens: Sequence[int], most: int) -> Draft:
+        for i in range(self._seen, len(tokens)):
+            self._step(tokens, i)
+        self._seen = max(self._seen, len(tokens))
+        said = self._given[self._at : self._at + most] if most > 0 else []
+        if not said:
+            return NOTHING
+        return Draft(tuple(said), (), tuple(self._sure(i) for i in range(len(said))), self.name)
+
+    def close(self, tokens: Sequence[int], whole: bool) -> None:
+        """Nothing is kept."""
+
+    def _sure(self, i: int) -> float:
+        share = self._right / self._tried
+        known = confidence(max(self._run, 0) + i)
+        # A text that was followed so far is followed on; one that was not is worth what any match is.
+        return max(0.02, 0.5 * (known + share)) if self._run + i > 0 else 0.5 * share
+
+    def _step(self, tokens: Sequence[int], i: int) -> None:
+        right = self._at < len(self._given) and self._given[self._at] == tokens[i]
+        self._right, self._tried = 0.9 * self._right + right, 0.9 * self._tried + 1
+        self._at += 1  # a word in another's place: the rest may go on behind it
+        if right:
+            self._run = self._run + 1 if self._run > 0 else 1
+            return
+        self._run = min(self._run, 0) - 1
+        self._find(tokens[max(0, i - 7) : i + 1])
+
+    def _find(self, context: Sequence[int]) -> None:
+        match = self._index.find(self._given, context)
+        if match is None:
+            return
+        place = min(match.places, key=lambda place: (abs(place - self._at), place))
+        if match.length > 1 or abs(place - self._at) <= _NEAR:
+            self._at, self._run = place, match.length
+
+
+def read_prediction(request: Request) -> str | None:
+    """The text of OpenAI's `prediction` field. Raises InvalidRequest when it is none."""
+    if "prediction" not in request.fields:
+        return None
+    prediction = request.get("prediction")
+    if prediction is None:
+        return None
+    if not isinstance(prediction, dict) or prediction.get("type", "content") != "content":
+        raise InvalidRequest("'prediction' must be an object of type 'content'", param="prediction")
+    content = prediction.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        return "".join(part["text"] for part in content)
+    raise InvalidRequest("'prediction.content' must be a text or a list of text parts", param="prediction.content")
