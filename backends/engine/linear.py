@@ -1,77 +1,161 @@
-"""One weight matrix and the fastest exact way to multiply by it on this machine.
+"""One weight matrix, and products with it whose rows do not depend on one another.
 
-On a CPU a matrix is kept twice: as the file's own 4-bit blocks for one to four rows (a decoding step reads a quarter of
-the bytes), and in oneDNN's bfloat16 layout for more (a prompt). Plain `F.linear` in bfloat16 re-orders the weight at
-every call and costs about twice as much. A CPU without AVX-512 bfloat16 computes in float32, a GPU in plain bfloat16.
+The row rule: row i of a product has the same bits whatever other rows there are. So there is one form of the weights
+for every count of rows, and each form keeps the rule in its own way:
+
+- int8, the CPU's default: oneDNN's packed int8 with a scale for each output. A row x is written as 16-bit whole numbers
+  in its own scale, and these as two 8-bit digits: two rows of one integer product, joined afterwards as 256 * high +
+  low. The sums are exact integers, so nothing can depend on their order, and only the weights' own rounding is left:
+  activations in one digit would cost a small model 2 to 4 % of perplexity, in two they cost nothing that shows. A
+  second row is almost free, because a product of few rows waits for the weights to come from memory.
+- float32 and bfloat16 on a CPU: oneDNN's packed weights, at least four rows at a time. Plain `F.linear` takes another
+  order of sums for few rows, and packs the weights at every call.
+- int4, only when asked for: the file's own 4-bit blocks in bfloat16 sums. Least memory, and fastest where one row is
+  all there ever is; its cost grows with every row.
+- a GPU computes in bfloat16, where cuBLAS promises no row rule.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .blocks import nibbles
-from .gguf import GGUF
+from .blocks import Floats
+from .checkpoint import FourBits
+from .packed_int4 import packed_product
 
-Compute = Literal["packed", "bfloat16", "float32"]
+Compute = Literal["int8", "bfloat16", "float32", "int4"]
+Product = Callable[[torch.Tensor], torch.Tensor]
 
-_FEW_ROWS = 4  # up to here 4-bit beats bfloat16 (measured on Zen 5 and Sapphire Rapids)
-_GROUP = 32  # weights a Q4_0 or Q4_1 block, each with one scale and one offset
+_ONEDNN: bool = torch._C._has_mkldnn
+_LEAST_ROWS = 4  # below it oneDNN may sum a float's row in another order
+_TOP = 32512.0  # the largest whole number a row is written in: 127 * 256
+# Added to a float32 v of at most 2^15, it leaves round(v) + 128 * 257 in the two lowest bytes: the two digits of v,
+# each with 128 added to it.
+_TO_DIGITS = 1.5 * 2**23 + 128 * 257
+
+
+class Source(Protocol):
+    """What of a checkpoint is read here."""
+
+    def floats(self, name: str) -> Floats: ...
+
+    def four_bits(self, name: str) -> FourBits | None: ...
 
 
 def best_compute(device: torch.device) -> Compute:
-    """How this machine computes best: a fact of the machine, not of a timing, so that answers repeat."""
+    """How this machine computes best: a fact of the machine, not of a timing, so that answers repeat.
+
+    Without VNNI or AMX, oneDNN's int8 products can overflow 16 bits on the way: such a CPU computes in float32.
+    """
     if device.type == "cuda":
         return "bfloat16"
-    fast = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "packed" if fast else "float32"
+    exact = torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported()
+    return "int8" if exact and _ONEDNN else "float32"
 
 
 class Linear:
-    """y = x W^T for one matrix, or several of the same input stacked. `x` and `y` are of `dtype`, rows first."""
+    """y = x Wᵀ for one matrix, or several of the same input stacked. `y` has the dtype of `x`, rows first."""
 
-    def __init__(self, file: GGUF, names: tuple[str, ...], compute: Compute, device: torch.device) -> None:
-        weight = torch.from_numpy(np.concatenate([file.floats(name) for name in names]))
-        self.dtype = torch.float32 if compute == "float32" else torch.bfloat16
-        self._packed = compute == "packed"
-        self._four: tuple[torch.Tensor, torch.Tensor] | None = None
-        if self._packed:
-            self._four = _four_bits(file, names, weight.shape)
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), 64)
-        else:
-            self._weight = weight.to(device, self.dtype)
+    def __init__(self, source: Source, names: tuple[str, ...], compute: Compute, device: torch.device) -> None:
+        self._product = _packed(source, names, device) if compute == "int4" else None
+        if self._product is None:
+            weight = torch.from_numpy(np.concatenate([source.floats(name) for name in names]))
+            self._product = _made(weight, compute, device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._packed:
-            return F.linear(x, self._weight)
-        if self._four is not None and x.shape[0] <= _FEW_ROWS:
-            few: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._four[0], _GROUP, self._four[1])
-            return few
-        many: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
-        return many
+        assert self._product is not None
+        return self._product(x).to(x.dtype)
 
 
-def _four_bits(file: GGUF, names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The file's own 4-bit values and scales in torch's packed layout; None when the file has other blocks."""
-    rows, columns = shape
-    if rows % 16 or any(file.kind(name) not in ("Q4_0", "Q4_1") for name in names):
-        return None
-    values, scales = zip(*(_values_and_scales(file, name, columns) for name in names), strict=True)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.cat(values), 1)
-    return packed, torch.cat(scales).transpose(0, 1).contiguous().bfloat16()
+def _made(weight: torch.Tensor, compute: Compute, device: torch.device) -> Product:
+    if device.type != "cpu":
+        return _Plain(weight.to(device, torch.float32 if compute == "float32" else torch.bfloat16))
+    if not _ONEDNN:
+        return _Blocks(weight)
+    if compute == "int8":
+        return Int8(weight)
+    return _Prepacked(weight.float() if compute == "float32" else weight.bfloat16())
 
 
-def _values_and_scales(file: GGUF, name: str, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    blocks = file.blocks(name)
-    head = 4 if file.kind(name) == "Q4_1" else 2
-    values = torch.from_numpy(nibbles(blocks[:, head:])).view(-1, columns).to(torch.int32)
-    numbers = torch.from_numpy(blocks[:, :head].copy().view("<f2").astype(np.float32)).view(
-        -1, columns // _GROUP, head // 2
-    )
-    scale = numbers[..., 0]
-    # torch computes (value - 8) * scale + offset; Q4_0 is that with no offset, Q4_1 is value * scale + least.
-    offset = numbers[..., 1] + 8 * scale if head == 4 else torch.zeros_like(scale)
-    return values, torch.stack((scale, offset), dim=-1)
+def _packed(source: Source, names: tuple[str, ...], device: torch.device) -> Product | None:
+    """The product over the file's own 4-bit values; None where some matrix has none that can be packed."""
+    parts = [source.four_bits(name) for name in names]
+    whole = [part for part in parts if part is not None]
+    return packed_product(whole, device) if len(whole) == len(parts) else None
+
+
+class Int8:
+    """Exact integer products: weights int8 with a scale for each output, rows in two digits (module's docstring)."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        """`weight` float32 [outputs, inputs], fewer than 2^16 inputs, so that no sum leaves 32 bits."""
+        assert weight.shape[1] < 1 << 16
+        scale = weight.abs().amax(dim=1) / 127
+        whole = (weight / scale.where(scale > 0, 1.0)[:, None]).round().to(torch.int8)
+        self._scale = scale
+        self._weight = torch.ops.onednn.qlinear_prepack(whole, None)
+        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, outputs]. A row with an infinity or a NaN gives no numbers; a row of zeros gives zeros."""
+        rows = x.shape[0]
+        x = x.float()
+        top = x.abs().amax(-1, keepdim=True)
+        digits = _digits(x * (_TOP / top))
+        sums = torch.ops.onednn.qlinear_pointwise(
+            digits, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        # 256 is a power of two, so whether the machine fuses this into one rounding changes nothing.
+        y: torch.Tensor = torch.add(sums[:rows], sums[rows:], alpha=256)
+        return y.mul_(top * (1 / _TOP))
+
+
+def _digits(v: torch.Tensor) -> torch.Tensor:
+    """[rows, n] of at most 32512 -> uint8 [2 rows, n]: the low digits of every row, then the high ones, + 128 each."""
+    rows, n = v.shape
+    low_half = v.add_(_TO_DIGITS).view(torch.int16).view(rows, n, 2)[..., 0].contiguous()
+    return low_half.view(torch.uint8).view(rows, n, 2).permute(2, 0, 1).reshape(2 * rows, n)
+
+
+class _Prepacked:
+    """float32 or bfloat16 weights in oneDNN's own layout."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._dtype = weight.dtype
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, 64)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[0]
+        x = _at_least(x.to(self._dtype), _LEAST_ROWS)
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+        return y[:rows]
+
+
+class _Blocks:
+    """Without oneDNN: always the same count of rows at a time, so that their sums have one order."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[0]
+        x = _at_least(x, -(-rows // 16) * 16)
+        return torch.cat([F.linear(block, self._weight) for block in torch.split(x, 16)])[:rows]
+
+
+class _Plain:
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.to(self._weight.dtype), self._weight)
+
+
+def _at_least(x: torch.Tensor, rows: int) -> torch.Tensor:
+    missing = rows - x.shape[0]
+    return x if missing <= 0 else F.pad(x, (0, 0, 0, missing))

@@ -1,0 +1,156 @@
+"""Products with a weight matrix: close to the exact ones, and each row by itself."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimtab.backends.engine.checkpoint import FourBits, unpack
+from trimtab.backends.engine.linear import Int8, Linear, best_compute
+
+CPU = torch.device("cpu")
+FORMS = ["int8", "float32", "bfloat16", "int4"]
+SIZES = [(96, 64), (48, 1536), (80, 4864), (13, 40)]  # long rows: where sums are cut into pieces
+
+
+class Matrix:
+    """A checkpoint of one random matrix in 4 bits."""
+
+    def __init__(self, outputs, inputs, seed=0):
+        random = np.random.default_rng(seed)
+        values = random.integers(0, 256, (outputs, inputs // 2), dtype=np.uint8)
+        group = 32 if inputs % 32 == 0 else inputs
+        shape = (outputs, inputs // group)
+        scales = random.uniform(0.5, 1.5, shape).astype(np.float32) / 8 / inputs**0.5
+        self.four = FourBits(values, scales, -7.5 * scales, group)
+
+    def floats(self, name):
+        return unpack(self.four)
+
+    def four_bits(self, name):
+        return self.four
+
+
+@pytest.fixture(scope="module")
+def made():
+    """made(form, size) -> the product and the exact weights."""
+    kept = {}
+
+    def get(form, size):
+        if (form, size) not in kept:
+            matrix = Matrix(*size)
+            kept[form, size] = Linear(matrix, ("w",), form, CPU), torch.from_numpy(matrix.floats("w")).double()
+        return kept[form, size]
+
+    return get
+
+
+def rows_of(count, inputs, seed):
+    return torch.randn(count, inputs, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("form", "error"), [("int8", 0.01), ("float32", 1e-5), ("bfloat16", 0.01), ("int4", 0.02)])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_product_is_close_to_the_exact_one(made, form, error, size):
+    product, weight = made(form, size)
+    x = rows_of(20, size[1], 1)
+    exact = x.double() @ weight.T
+    assert (product(x) - exact).std() < error * exact.std()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_first_rows_do_not_see_the_others(made, form, size):
+    product, _ = made(form, size)
+    x = rows_of(65, size[1], 2)
+    whole = product(x)
+    for count in range(1, 66):
+        assert torch.equal(product(x[:count].clone()), whole[:count]), count
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_rows_keep_their_bits_in_any_company(made, form, data):
+    size = data.draw(st.sampled_from(SIZES))
+    product, _ = made(form, size)
+    x = rows_of(65, size[1], data.draw(st.integers(0, 9)))
+    chosen = data.draw(st.lists(st.integers(0, 64), min_size=1, max_size=65))
+    loud = 10.0 ** data.draw(st.integers(-3, 3))
+    company = torch.cat((x[chosen], loud * x))[: data.draw(st.integers(len(chosen), len(chosen) + 65))]
+    assert torch.equal(product(company)[: len(chosen)], product(x)[chosen])
+
+
+def test_the_count_of_threads_changes_nothing(made):
+    product, _ = made("int8", (48, 1536))
+    x, before = rows_of(33, 1536, 3), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = product(x)
+        torch.set_num_threads(3)
+        assert torch.equal(product(x), one)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_activations_cost_int8_nothing_that_shows(made):
+    product, weight = made("int8", (48, 1536))
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    rounded = (weight / scale).round() * scale
+    x = rows_of(50, 1536, 4)
+    x[:, 7] *= 300  # an outlier, as small models have: in one digit it would drown the rest
+    rest = x.clone()
+    rest[:, 7] = 0
+    error = product(x) - x.double() @ rounded.T
+    assert error.std() < 0.005 * (rest.double() @ rounded.T).std()
+
+
+def test_zeros_give_zeros_and_no_number_stays_none():
+    product = Int8(rows_of(16, 32, 5))
+    x = torch.zeros(3, 32)
+    x[1, 4] = float("nan")
+    assert torch.equal(product(x)[[0, 2]], torch.zeros(2, 16))
+    assert product(x)[1].isnan().all()
+
+
+def test_an_empty_output_row_is_zero():
+    weight = rows_of(16, 32, 6)
+    weight[3] = 0
+    assert torch.equal(Int8(weight)(rows_of(4, 32, 7))[:, 3], torch.zeros(4))
+
+
+def test_the_largest_sums_do_not_overflow():
+    got = Int8(torch.ones(16, (1 << 16) - 1))(torch.ones(2, (1 << 16) - 1))
+    assert torch.allclose(got, torch.tensor(65535.0), rtol=1e-6)
+
+
+def test_stacked_matrices_are_their_products_side_by_side():
+    a, b = Matrix(32, 64, 1), Matrix(16, 64, 2)
+
+    class Both:
+        def floats(self, name):
+            return {"a": a, "b": b}[name].floats(name)
+
+        def four_bits(self, name):
+            return {"a": a, "b": b}[name].four
+
+    x = rows_of(5, 64, 8)
+    for form in FORMS:
+        together = Linear(Both(), ("a", "b"), form, CPU)(x)
+        apart = torch.cat([Linear(Both(), (n,), form, CPU)(x) for n in "ab"], dim=1)
+        assert torch.equal(together, apart), form
+
+
+def test_columns_in_another_order_give_the_same_matrix():
+    matrix = Matrix(16, 64)
+    order = np.random.default_rng(0).permutation(64)
+    matrix.four = FourBits(matrix.four.values, matrix.four.scales, matrix.four.leasts, 32, order)
+    x = rows_of(4, 64, 9)
+    exact = x.double() @ torch.from_numpy(matrix.floats("w")).double().T
+    assert (Linear(matrix, ("w",), "int4", CPU)(x) - exact).std() < 0.02 * exact.std()
+
+
+def test_the_default_is_a_fact_of_the_machine():
+    assert best_compute(CPU) == best_compute(CPU) != "int4"
+    assert best_compute(torch.device("cuda")) == "bfloat16"
