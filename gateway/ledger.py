@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..protocol.errors import LedgerUnavailable
@@ -125,6 +125,26 @@ class Ledger:
         """Micro-dollars of a tenant's receipts stamped at or after `at` (seconds since the epoch)."""
         return await asyncio.to_thread(self._spent, tenant, at)
 
+    async def spent_on(self, tenant: str, targets: Sequence[str], at: float) -> int:
+        """The same, of what these targets answered."""
+        return await asyncio.to_thread(self._spent_on, tenant, targets, at)
+
+    async def tally(self, owner: str, name: str, figures: dict[str, float]) -> None:
+        """Add figures to a row of counters; lost, and logged, where the file cannot be written."""
+        if not figures:
+            return
+        try:
+            await asyncio.to_thread(self._tally, owner, name, figures)
+        except LedgerUnavailable as e:
+            log.warning("figures of %r are lost: %s", owner, e.message)
+
+    async def tallies(self, owner: str, name: str) -> dict[str, float]:
+        """A row of counters; empty if there is none, or the file cannot be read."""
+        try:
+            return await asyncio.to_thread(self._tallies, owner, name)
+        except LedgerUnavailable:
+            return {}
+
     async def totals(self, tenant: str | None = None, since: float | None = None) -> Totals:
         """Sums over all receipts, those not written yet included."""
         return await asyncio.to_thread(self._totals, tenant, since)
@@ -146,6 +166,19 @@ class Ledger:
         with self._reading() as db:
             held = [r for r in self._unwritten(db) if r.tenant == tenant and r.at >= at]
             return file.spent(db, tenant, at) + sum(r.cost_microusd for r in held)
+
+    def _spent_on(self, tenant: str, targets: Sequence[str], at: float) -> int:
+        with self._reading() as db:
+            held = [r for r in self._unwritten(db) if r.tenant == tenant and r.at >= at and r.target in targets]
+            return file.spent_on(db, tenant, targets, at) + sum(r.cost_microusd for r in held)
+
+    def _tally(self, owner: str, name: str, figures: dict[str, float]) -> None:
+        with self._reading() as db:
+            file.tally(db, owner, name, figures)
+
+    def _tallies(self, owner: str, name: str) -> dict[str, float]:
+        with self._reading() as db:
+            return file.tallies(db, owner, name)
 
     def _totals(self, tenant: str | None, since: float | None) -> Totals:
         with self._reading() as db:

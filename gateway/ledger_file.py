@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ MIGRATIONS: list[list[str]] = [
             cost_microusd INTEGER NOT NULL, saved_microusd INTEGER NOT NULL, priced INTEGER NOT NULL,
             attempts INTEGER NOT NULL, total_ms REAL, first_byte_ms REAL, end_user TEXT, receipt TEXT NOT NULL)""",
         "CREATE INDEX receipts_tenant_at ON receipts (tenant, at, cost_microusd)",
+    ],
+    [
+        """CREATE TABLE tallies (
+            owner TEXT NOT NULL, name TEXT NOT NULL, figure TEXT NOT NULL, value REAL NOT NULL,
+            PRIMARY KEY (owner, name, figure)) WITHOUT ROWID""",
     ],
 ]
 _INSERT = f"INSERT INTO receipts VALUES ({', '.join('?' * 22)}) ON CONFLICT (id) DO NOTHING"  # noqa: S608
@@ -266,6 +271,36 @@ def spent(db: sqlite3.Connection, tenant: str, since: float) -> int:
     """Micro-dollars of receipts stamped at or after `since` (seconds since the epoch)."""
     question = "SELECT COALESCE(SUM(cost_microusd), 0) FROM receipts WHERE tenant = ? AND at >= ?"
     return int(db.execute(question, (tenant, since)).fetchone()[0])
+
+
+def spent_on(db: sqlite3.Connection, tenant: str, targets: Sequence[str], since: float) -> int:
+    """The same, of what these targets answered."""
+    marks = ", ".join("?" * len(targets))
+    question = f"""SELECT COALESCE(SUM(cost_microusd), 0) FROM receipts
+        WHERE tenant = ? AND at >= ? AND target IN ({marks})"""  # noqa: S608 - marks only
+    return int(db.execute(question, (tenant, since, *targets)).fetchone()[0])
+
+
+def tally(db: sqlite3.Connection, owner: str, name: str, figures: Mapping[str, float]) -> None:
+    """Add figures to a row of counters; other processes may do the same. Raises sqlite3.Error."""
+    rows = [(owner, name, figure, value) for figure, value in figures.items()]
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.executemany(
+            "INSERT INTO tallies VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (owner, name, figure) DO UPDATE SET value = value + excluded.value",
+            rows,
+        )
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+def tallies(db: sqlite3.Connection, owner: str, name: str) -> dict[str, float]:
+    question = "SELECT figure, value FROM tallies WHERE owner = ? AND name = ?"
+    return {figure: float(value) for figure, value in db.execute(question, (owner, name))}
 
 
 def totals(db: sqlite3.Connection, tenant: str | None, since: float | None) -> Totals:

@@ -491,3 +491,38 @@ def test_a_read_only_folder_is_refused() -> None:
     finally:
         os.seteuid(me)
         place.rmdir()
+
+
+async def test_tallies_add_up_and_outlive_the_process(tmp_path: Path) -> None:
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "ledger.db")
+        ledger.start()
+        await ledger.tally("acme", "week-1", {"a": 1.0, "b": 2.5})
+        await ledger.tally("acme", "week-2", {"a": 7.0})
+        ledger.close()
+        await ledger.tally("acme", "week-1", {"a": 100.0})
+        assert await ledger.tallies("acme", "week-1") == {}, "a ledger that is closed keeps and tells nothing"
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.start()
+    assert await ledger.tallies("acme", "week-1") == {"a": 2.0, "b": 5.0}
+    assert await ledger.tallies("zenith", "week-1") == {}
+    ledger.close()
+
+
+async def test_money_by_who_answered(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.start()
+    for number, (tenant, target, at, cost) in enumerate(
+        [
+            ("acme", "large", 10.0, 5),
+            ("acme", "large", 30.0, 7),
+            ("acme", "small", 30.0, 11),
+            ("zenith", "large", 30.0, 13),
+        ]
+    ):
+        ledger.record(Receipt(id=f"r{number}", tenant=tenant, at=at, target=target, cost_microusd=cost, outcome="ok"))
+    assert await ledger.spent_on("acme", ("large", "other"), 20.0) == 7
+    ledger.flush()
+    assert await ledger.spent_on("acme", ("large",), 0.0) == 12
+    assert await ledger.spent_on("acme", ("large", "small"), 20.0) == 18
+    ledger.close()
