@@ -55,22 +55,73 @@ def _q4_1(b: Bytes) -> Floats:
     return head[:, :1] * nibbles(b[:, 4:]).astype(np.float32) + head[:, 1:]
 
 
+def _q5_0(b: Bytes) -> Floats:
+    return _f16(b[:, :2].copy()) * (_five_bits(b[:, 2:]).astype(np.float32) - 16)
+
+
+def _q5_1(b: Bytes) -> Floats:
+    head = _f16(b[:, :4].copy())
+    return head[:, :1] * _five_bits(b[:, 4:]).astype(np.float32) + head[:, 1:]
+
+
+def _five_bits(b: Bytes) -> Bytes:
+    """Nibbles with a fifth bit each: four bytes of those, the first weight's lowest, then the nibbles."""
+    fifth = np.unpackbits(b[:, :4], axis=1, bitorder="little")
+    return nibbles(b[:, 4:]) | fifth << np.uint8(4)
+
+
 def _q8_0(b: Bytes) -> Floats:
     return _f16(b[:, :2].copy()) * b[:, 2:].view(np.int8).astype(np.float32)
 
 
-def _q4_k(b: Bytes) -> Floats:
+def _q2_k(b: Bytes) -> Floats:
+    head = _f16(b[:, 80:].copy())
+    return _affine(head, b[:, :16] & 0xF, b[:, :16] >> 4, _two_bits(b[:, 16:80]))
+
+
+def _q3_k(b: Bytes) -> Floats:
     n = len(b)
-    head = _f16(b[:, :4].copy())
-    scale, least = _six_bits(b[:, 4:16])
-    bytes_ = b[:, 16:].reshape(n, 4, 1, 32)
-    q = np.concatenate((bytes_ & 0xF, bytes_ >> 4), axis=2).reshape(n, 8, 32).astype(np.float32)
-    out = (head[:, :1] * scale)[:, :, None] * q - (head[:, 1:] * least)[:, :, None]
-    return np.asarray(out.reshape(n, 256), dtype=np.float32)
+    third = np.unpackbits(b[:, :32, None], axis=2, bitorder="little").transpose(0, 2, 1).reshape(n, 256)
+    q = _two_bits(b[:, 32:96]).astype(np.float32) - 4 * (1 - third)
+    low = np.concatenate((b[:, 96:104] & 0xF, b[:, 96:104] >> 4), axis=1)
+    high = (b[:, None, 104:108] >> np.array([0, 2, 4, 6], dtype=np.uint8)[None, :, None]) & 3
+    scale = (low | (high.reshape(n, 16) << 4)).astype(np.float32) - 32
+    d = _f16(b[:, 108:].copy())
+    return np.asarray(((d * scale)[:, :, None] * q.reshape(n, 16, 16)).reshape(n, 256), dtype=np.float32)
+
+
+def _two_bits(b: Bytes) -> Bytes:
+    """Each 32 bytes hold 128 weights: the lowest two bits of all, then the next two."""
+    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[None, None, :, None]
+    pairs: Bytes = (b.reshape(len(b), 2, 1, 32) >> shifts) & np.uint8(3)
+    return pairs.reshape(len(b), 256)
+
+
+def _q4_k(b: Bytes) -> Floats:
+    return _affine(_f16(b[:, :4].copy()), *_six_bits(b[:, 4:16]), _halves(b[:, 16:]))
+
+
+def _q5_k(b: Bytes) -> Floats:
+    fifth = np.unpackbits(b[:, 16:48, None], axis=2, bitorder="little").transpose(0, 2, 1).reshape(len(b), 256)
+    return _affine(_f16(b[:, :4].copy()), *_six_bits(b[:, 4:16]), _halves(b[:, 48:]) | fifth << np.uint8(4))
+
+
+def _halves(b: Bytes) -> Bytes:
+    """Each 32 bytes hold 64 weights: all low halves, then all high ones."""
+    b = b.reshape(len(b), 4, 1, 32)
+    return np.concatenate((b & 0xF, b >> 4), axis=2).reshape(len(b), 256)
+
+
+def _affine(head: Floats, scale: npt.NDArray[Any], least: npt.NDArray[Any], q: Bytes) -> Floats:
+    """q * scale - least, group by group, both in units of the block's own (`head` [n, 2])."""
+    grouped = q.reshape(*scale.shape, -1).astype(np.float32)
+    grouped *= (head[:, :1] * scale)[:, :, None]
+    grouped -= (head[:, 1:] * least)[:, :, None]
+    return grouped.reshape(len(q), -1)
 
 
 def _six_bits(s: Bytes) -> _Scales:
-    """Q4_K's eight scales and eight minima, six bits each, spread over twelve bytes."""
+    """Q4_K's and Q5_K's eight scales and eight minima, six bits each, spread over twelve bytes."""
     low, mid, high = s[:, :4], s[:, 4:8], s[:, 8:]
     scale = np.concatenate((low & 63, (high & 0xF) | ((low >> 6) << 4)), axis=1)
     least = np.concatenate((mid & 63, (high >> 4) | ((mid >> 6) << 4)), axis=1)
@@ -95,14 +146,19 @@ KINDS = {
     1: Kind("F16", 1, 2, _f16),
     2: Kind("Q4_0", 32, 18, _q4_0),
     3: Kind("Q4_1", 32, 20, _q4_1),
+    6: Kind("Q5_0", 32, 22, _q5_0),
+    7: Kind("Q5_1", 32, 24, _q5_1),
     8: Kind("Q8_0", 32, 34, _q8_0),
+    10: Kind("Q2_K", 256, 84, _q2_k),
+    11: Kind("Q3_K", 256, 110, _q3_k),
     12: Kind("Q4_K", 256, 144, _q4_k),
+    13: Kind("Q5_K", 256, 176, _q5_k),
     14: Kind("Q6_K", 256, 210, _q6_k),
     30: Kind("BF16", 1, 2, _bf16),
 }
 
 # The names of the ones we do not read, so that an error can say them.
-_OTHERS = {6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"}
+_OTHERS = {9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"}
 _OTHERS |= {18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16"}
 _OTHERS |= {26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from trimtab.backends.engine.blocks import KINDS
 
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
-SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208]}
+SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0]}
+SCALES |= {"Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
 
 
 def half(b, at):
@@ -24,21 +25,59 @@ def plain(name, b):
         return [half(b, 0) * (b[4 + i % 16] >> 4 * (i // 16) & 15) + half(b, 2) for i in range(32)]
     if name == "Q8_0":
         return [half(b, 0) * struct.unpack_from("b", b, 2 + i)[0] for i in range(32)]
-    return q4_k(b) if name == "Q4_K" else q6_k(b)
+    if name in ("Q5_0", "Q5_1"):
+        return q5(name, b)
+    return {"Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k}[name](b)
+
+
+def q5(name, b):
+    head = 2 if name == "Q5_0" else 4
+    fifth = int.from_bytes(b[head : head + 4], "little")
+    q = [b[head + 4 + i % 16] >> 4 * (i // 16) & 15 | (fifth >> i & 1) << 4 for i in range(32)]
+    return [half(b, 0) * (v - 16) for v in q] if head == 2 else [half(b, 0) * v + half(b, 2) for v in q]
+
+
+def q2_k(b):
+    out = []
+    for i in range(256):
+        q = b[16 + 32 * (i // 128) + i % 32] >> 2 * (i % 128 // 32) & 3
+        out.append(half(b, 80) * (b[i // 16] & 15) * q - half(b, 82) * (b[i // 16] >> 4))
+    return out
+
+
+def q3_k(b):
+    out = []
+    for i in range(256):
+        g = i // 16
+        scale = b[96 + g % 8] >> 4 * (g // 8) & 15 | (b[104 + g % 4] >> 2 * (g // 4) & 3) << 4
+        q = b[32 + 32 * (i // 128) + i % 32] >> 2 * (i % 128 // 32) & 3
+        q -= 0 if b[i % 32] >> (i // 32) & 1 else 4
+        out.append(half(b, 108) * (scale - 32) * q)
+    return out
 
 
 def q4_k(b):
     out = []
     for i in range(256):
-        j, s = i // 32, b[4:16]
-        if j < 4:
-            scale, least = s[j] & 63, s[j + 4] & 63
-        else:
-            scale = s[j + 4] & 15 | s[j - 4] >> 6 << 4
-            least = s[j + 4] >> 4 | s[j] >> 6 << 4
-        q = b[16 + 32 * (i // 64) + i % 32] >> 4 * (j % 2) & 15
+        scale, least = six_bits(b[4:16], i // 32)
+        q = b[16 + 32 * (i // 64) + i % 32] >> 4 * (i // 32 % 2) & 15
         out.append(half(b, 0) * scale * q - half(b, 2) * least)
     return out
+
+
+def q5_k(b):
+    out = []
+    for i in range(256):
+        scale, least = six_bits(b[4:16], i // 32)
+        q = b[48 + 32 * (i // 64) + i % 32] >> 4 * (i // 32 % 2) & 15 | (b[16 + i % 32] >> (i // 32) & 1) << 4
+        out.append(half(b, 0) * scale * q - half(b, 2) * least)
+    return out
+
+
+def six_bits(s, j):
+    if j < 4:
+        return s[j] & 63, s[j + 4] & 63
+    return s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4
 
 
 def q6_k(b):
