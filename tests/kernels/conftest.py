@@ -31,8 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def kernels() -> Iterator[None]:
     """Every launcher runs its kernel, never the torch path that it would choose for CPU tensors."""
-    from trimtab.kernels import dispatch
+    from trimtab.kernels import dispatch, interpreter
 
+    interpreter.mend()
     with dispatch.forced("triton"):
         yield
 
