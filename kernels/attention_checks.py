@@ -37,9 +37,11 @@ def power_of_two(name: str, size: int, least: int, most: int) -> None:
         raise ValueError(f"{name}: expected a power of two from {least} to {most}, got {size}")
 
 
-def queries(q: torch.Tensor, kv_heads: int) -> None:
+def queries(q: torch.Tensor, k_pages: torch.Tensor) -> None:
     tensor("q", q, (None, None, None), FLOATS, q.device)
-    heads, d = q.shape[1:]
+    if k_pages.dim() != 4:
+        raise ValueError(f"k_pages: expected shape [pages, kv_heads, page, d], got {pretty(tuple(k_pages.shape))}")
+    heads, d, kv_heads = *q.shape[1:], k_pages.shape[1]
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"q: {heads} heads are not a multiple of {kv_heads} key/value heads")
     if d < 16 or d > 256 or d % 8:
@@ -48,11 +50,9 @@ def queries(q: torch.Tensor, kv_heads: int) -> None:
 
 def paged(q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor) -> None:
     """The store of keys and values, and the table into it."""
-    if k_pages.dim() != 4:
-        raise ValueError(f"k_pages: expected shape [pages, kv_heads, page, d], got {pretty(tuple(k_pages.shape))}")
     tensor("k_pages", k_pages, (None, None, None, q.shape[2]), (q.dtype, FP8), q.device)
-    tensor("v_pages", v_pages, tuple(k_pages.shape), (k_pages.dtype,), q.device)
     power_of_two("k_pages: page", k_pages.shape[2], 1, 256)
+    tensor("v_pages", v_pages, tuple(k_pages.shape), (k_pages.dtype,), q.device)
     tensor("page_table", page_table, (None, None), (torch.int32,), q.device)
 
 

@@ -337,7 +337,8 @@ def launch(
     scaled = check.scales("k_scale", k_scale, k_pages.shape[0], kv_heads, q.device)
     by_page = (k_scale.stride(), v_scale.stride()) if scaled == 2 and k_scale is not None and v_scale is not None else ((0, 0), (0, 0))
     log2e = 1.4426950408889634
-    warps = {"num_warps": 8 if plan.block > 64 else 4, "num_stages": 3}
+    # Half of the stages go to the page table: five keep two tiles in flight. At 64 rows that would fill shared memory.
+    warps = {"num_warps": 8 if plan.block > 64 else 4, "num_stages": 3 if plan.block == 64 else 5}
     if not plan.items:
         return
     with on(q):
@@ -368,7 +369,7 @@ def check_arguments(
     pages_top_k: torch.Tensor | None, out: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
     """Everything that can be said without asking the device. The output, made when there is none."""
-    check.queries(q, k_pages.shape[1] if k_pages.dim() == 4 else 0)
+    check.queries(q, k_pages)
     check.paged(q, k_pages, v_pages, page_table)
     sequences, pages, kv_heads = page_table.shape[0], k_pages.shape[0], k_pages.shape[1]
     check.lengths("q_start", q_start, sequences + 1, q.device)

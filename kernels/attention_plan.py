@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 
-# Programs that one multiprocessor runs at a time.
-RESIDENT = 2
 # In tiles: what an item costs beside its own, and what it costs that anything has to be merged at all.
 ITEM_COST = 2
 MERGE_COST = 2
@@ -106,13 +105,18 @@ def plan(
     its grid is fixed when `most_keys` (of one sequence) is given too. Raises ValueError for sizes that make no sense.
     """
     check(q_lens, kv_lens, heads, kv_heads, page, sms)
+    if min(window, sinks, top_k, fixed_split) < 0:
+        raise ValueError("window, sinks, top_k, fixed_split: expected 0 or more")
     group, rows = heads // kv_heads, most_rows or max(q_lens, default=1) or 1
     cut = Cut(
         page, tile or 64, block or (16 if fixed_split else fitting(rows * group)), group, window, sinks, top_k, tree
     )
+    for name, size in (("tile", cut.tile), ("block", cut.block)):
+        if size < 16 or size & (size - 1):
+            raise ValueError(f"{name}: expected a power of two from 16, got {size}")
     work = list(works(q_lens, kv_lens, cut))
     blocks = len(work) if most_sequences is None else most_sequences * -(-rows * group // cut.block)
-    slots = max(1, sms * RESIDENT // kv_heads)
+    slots = max(1, sms * resident(cut.block) // kv_heads)
     if fixed_split:
         pieces = [list(at_fixed_keys(each, fixed_split, cut.sink_tiles)) for each in work]
         longest = 1 if most_keys is None else max(1, -(-most_keys // (cut.tile * fixed_split)))
@@ -122,6 +126,8 @@ def plan(
         run = best_run(Counter(each.kept for each in work), slots, items)
         pieces = [evenly(each.kept, run) for each in work]
     made, merged = lay_out(work, pieces)
+    if most_sequences is not None and len(q_lens) > most_sequences:
+        raise ValueError(f"q_lens, kv_lens: {len(q_lens)} sequences, most_sequences is {most_sequences}")
     if most_sequences is not None and (not fixed_split or most_keys is not None):
         if len(made) > items or len(merged) > merges or max(q_lens, default=0) > rows:
             raise ValueError("q_lens, kv_lens: the batch is larger than most_sequences, most_rows and most_keys allow")
@@ -147,6 +153,11 @@ def fitting(rows: int) -> int:
     return min(128, max(16, 1 << (rows - 1).bit_length()))
 
 
+def resident(block: int) -> int:
+    """How many programs one multiprocessor runs at a time: a block of 128 rows takes nearly all registers of one."""
+    return 2 if block <= 64 else 1
+
+
 def works(q_lens: Sequence[int], kv_lens: Sequence[int], cut: Cut) -> Iterator[Work]:
     """Every block of the batch and what it sees."""
     for sequence, (new, length) in enumerate(zip(q_lens, kv_lens, strict=True)):
@@ -170,11 +181,30 @@ def seen(block: int, new: int, length: int, cut: Cut) -> tuple[int, int]:
 
 
 def best_run(sizes: Counter[int], slots: int, most: int) -> int:
-    """The longest run of tiles one item may have. `sizes`: how many blocks have so many tiles."""
-    longest, blocks = max(sizes, default=0), sum(sizes.values())
-    budgets = {min(most, rounds * slots) for rounds in range(1, EXTRA_ROUNDS + 1)} | {most}
-    runs = {least_run(sizes, budget) for budget in budgets if budget >= blocks} | {max(1, longest)}
-    return min(sorted(runs, reverse=True), key=lambda run: expected(sizes, run, slots))
+    """The longest run of tiles one item may have. `sizes`: how many blocks have so many tiles.
+
+    Candidates are played through in the order of what they cannot do better than, until none can win.
+    """
+    found, run = float("inf"), 1
+    bounds = [(at_least(sizes, candidate, slots), -candidate) for candidate in candidates(sizes, slots, most)]
+    for bound, candidate in sorted(bounds):
+        if bound >= found:
+            break
+        end = ends(sizes, -candidate, slots)
+        if end < found:
+            found, run = end, -candidate
+    return run
+
+
+def candidates(sizes: Counter[int], slots: int, most: int) -> set[int]:
+    """Runs that fill whole rounds, shares of the work, and even cuts of the longest sequence."""
+    longest, blocks = max(sizes, default=1) or 1, sum(sizes.values())
+    least = least_run(sizes, most)
+    share = sum(many * kept for kept, many in sizes.items()) / slots
+    runs = {least_run(sizes, rounds * slots) for rounds in range(1, EXTRA_ROUNDS + 1) if rounds * slots >= blocks}
+    runs |= {int(share / parts) + 1 for parts in range(1, EXTRA_ROUNDS + 1)}
+    runs |= {-(-longest // parts) for parts in range(1, 9)}
+    return {least} | {min(longest, max(least, run)) for run in runs}
 
 
 def least_run(sizes: Counter[int], budget: int) -> int:
@@ -193,15 +223,30 @@ def count(sizes: Counter[int], run: int) -> int:
     return sum(many * max(1, -(-kept // run)) for kept, many in sizes.items())
 
 
-def expected(sizes: Counter[int], run: int, slots: int) -> float:
-    """When the last item ends, in tiles, when items are taken longest first: a bound that is nearly met."""
-    longest = min(run, max(sizes, default=0))
-    items = count(sizes, run)
-    whole = sum(many * (kept // run) for kept, many in sizes.items())
-    work = sum(many * kept for kept, many in sizes.items()) + ITEM_COST * items
-    rounds = max(1, -(-whole // slots))
-    merged = MERGE_COST if items > sum(sizes.values()) else 0
-    return max(rounds * (longest + ITEM_COST), work / slots) + merged
+def groups(sizes: Counter[int], run: int) -> list[tuple[int, int]]:
+    """(tiles of an item and its cost, how many such items), largest first."""
+    parts = {kept: max(1, -(-kept // run)) for kept in sizes}
+    return sorted(((-(-kept // parts[kept]) + ITEM_COST, parts[kept] * many) for kept, many in sizes.items()), reverse=True)
+
+
+def at_least(sizes: Counter[int], run: int, slots: int) -> float:
+    """In tiles: the work shared out evenly, or what the largest items alone need in whole rounds."""
+    bound = work = items = 0.0
+    for size, many in groups(sizes, run):
+        items += many
+        work += size * many
+        bound = max(bound, -(-items // slots) * size)
+    return max(bound, work / slots)
+
+
+def ends(sizes: Counter[int], run: int, slots: int) -> float:
+    """When the last item ends, if whoever is free takes the largest that is left."""
+    busy, items = [0] * slots, 0
+    for size, many in groups(sizes, run):
+        items += many
+        for _ in range(many):
+            heapreplace(busy, busy[0] + size)
+    return max(busy) + (MERGE_COST if items > sum(sizes.values()) else 0)
 
 
 def evenly(kept: int, run: int) -> list[tuple[int, int]]:

@@ -44,7 +44,7 @@ def visible(
         return near & (key <= at)
     first = length - new
     seen = near & (key < first)
-    seen[:, first:] = lineage(tree)
+    seen[:, max(first, 0) :] = lineage(tree)[:, max(-first, 0) :]
     return seen
 
 
