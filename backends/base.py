@@ -29,7 +29,12 @@ class Timeouts:
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a backend. `request` already carries the upstream's model name, and for a stream
-    `stream_options.include_usage`; `headers` are the few client headers that may travel on."""
+    `stream_options.include_usage`; `headers` are the few client headers that may travel on.
+
+    Hints for a scheduler of one's own, which promise nothing: `expected` is how many tokens the answer is likely to
+    have (a median; None: nobody knows), so how much memory to set aside and how far ahead to guess; `priority` 0 is
+    somebody who waits, 1 what may come later.
+    """
 
     kind: Kind
     request: Request
@@ -38,6 +43,8 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeouts: Timeouts = Timeouts()
     draft: str | None = None
+    expected: int | None = None
+    priority: int = 0
 
 
 class Stream(Protocol):

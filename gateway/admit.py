@@ -13,10 +13,14 @@ from ..protocol.errors import Forbidden, LedgerUnavailable
 from ..protocol.exchange import Caller, Exchange, Target
 from ..protocol.messages import Request, Usage
 from ..protocol.tokens import estimate_bytes
+from ..routing.length import LengthPlanner
+from ..routing.plan import lengths
+from ..routing.policy import OutputPolicy
+from . import output
 from .catalogue import Catalogue
 from .limits import Ask, Limiter
 
-EXPECTED_OUTPUT = 1024  # reserved for an answer without max_tokens, until the length planner knows better
+EXPECTED_OUTPUT = 1024  # reserved for an answer without max_tokens, at least, until a route's own answers say better
 _IMAGE_TOKENS = 1000
 _BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=_-]{256,}")
 
@@ -32,10 +36,13 @@ class Admit:
     name = "admit"
     waits = True
 
-    def __init__(self, catalogue: Catalogue, limiter: Limiter, ledger: Accepting) -> None:
+    def __init__(
+        self, catalogue: Catalogue, limiter: Limiter, ledger: Accepting, planner: LengthPlanner | None = None
+    ) -> None:
         self._catalogue = catalogue
         self._limiter = limiter
         self._ledger = ledger
+        self._planner = planner
 
     async def __call__(self, exchange: Exchange) -> None:
         """Raises Forbidden, ModelNotFound, LimitExceeded, BudgetExceeded, StoreUnavailable or LedgerUnavailable."""
@@ -44,9 +51,31 @@ class Admit:
         if not limits.any:
             exchange.note(self.name, "admitted", "no limits")
             return
-        ask = worst_case(exchange.original, exchange.targets)
+        ask = self.ask(exchange)
         await self._reserve(exchange, ask)
         exchange.note(self.name, "admitted", tokens_before=ask.tokens, cost_microusd=ask.microusd)
+
+    def ask(self, exchange: Exchange) -> Ask:
+        """What to reserve. Without a limit of the client's own the answer is reserved by its forecast: here and not in
+        the `plan` stage, since a request that is over its limits must be refused before any stage works for it.
+        """
+        request, limits = exchange.original, exchange.tenant.limits
+        foreseen = (
+            self._planner is not None
+            and (limits.tokens_per_minute is not None or limits.microusd_per_day is not None)
+            and request.kind != "embeddings"
+            and exchange.policy(OutputPolicy).plan
+            and request.max_output is None
+        )
+        if not foreseen or self._planner is None:
+            return worst_case(request, exchange.targets)
+        known = lengths(self._planner, exchange)
+        prompt, asks = prompt_size(request.body), []
+        for target in exchange.targets:
+            answer = output.reserve(exchange, self._catalogue.served(target), known, EXPECTED_OUTPUT) * request.n
+            usage = Usage(prompt=prompt, completion=answer)
+            asks.append((usage.total, target.price.of(usage)))
+        return Ask(tokens=max(tokens for tokens, _ in asks), microusd=max(money for _, money in asks))
 
     async def unanswered(self, exchange: Exchange) -> None:
         """Admit what no model will answer: it counts as one request and as no tokens. The receipt's model may be "":

@@ -12,22 +12,27 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from ..backends.base import Call, Stream, Timeouts
 from ..protocol.errors import CircuitOpen, TrimtabError, UpstreamCut, UpstreamGarbled, UpstreamTimeout
-from ..protocol.exchange import Exchange, Target
+from ..protocol.exchange import Charge, Exchange, Target
 from ..protocol.messages import Answer as WholeAnswer
 from ..protocol.messages import Usage
+from ..routing.plan import Lengths
+from . import continuation, output
 from .breaker import counts_against
 from .catalogue import Catalogue, Served
 from .controls import NONE, Controls
 from .relay import MAX_EVENT, StreamRelay
 from .retry import RetryPolicy, worth_another
+from .slots import Place, service
 
 T = TypeVar("T")
 
 _LEAST = 0.01  # seconds in which nobody answers
+_LATER = frozenset(("audit", "judge"))  # kinds of requests that nobody waits for
 FORWARDED = frozenset((b"traceparent", b"tracestate", b"openai-beta", b"anthropic-beta"))
 
 
@@ -42,6 +47,15 @@ class OpenStream:
     served: Served
     timeouts: Timeouts
     ends: float  # on the loop's clock: when its total timeout is up
+    place: Place | None = None
+
+    async def aclose(self) -> None:
+        """Stop the answer, and let the next one in."""
+        try:
+            await self.stream.aclose()
+        finally:
+            if self.place is not None:
+                self.place.release(self.relay.done)
 
 
 class Answer:
@@ -84,36 +98,77 @@ class Answer:
         self, exchange: Exchange, served: Served, verb: Callable[[Exchange, Served, Call], Awaitable[T]]
     ) -> T:
         retries = _retries(served.retries, exchange.facts.get("controls", NONE))
-        breaker = served.breaker
         attempt = 0
         while True:
-            call = self._call(exchange, served)
-            if not breaker.allow(self._clock()):
-                raise _resting(served.target, breaker.retry_after(self._clock()))
-            attempt += 1
-            exchange.receipt.attempts += 1
-            if attempt == 1:
-                served.budget.call()
+            place = None if served.slots is None else await self._place(exchange, served)
+            answered = False
             try:
-                result = await verb(exchange, served, call)
-            except TrimtabError as e:
-                self._blame(served, e)
-                wait = retries.wait(e, attempt, self._jitter())
-                exchange.receipt.retries.append(f"{served.target.name}: {e.code}: {e.message}"[:200])
-                if wait is None or not served.budget.take():
-                    raise
-            except BaseException:
-                breaker.abandon()
-                exchange.receipt.target = served.target.name  # whoever was interrupted is who has to be paid
-                raise
-            else:
+                attempt += 1
+                result = await self._attempt(exchange, served, verb, attempt, 0.0 if place is None else place.waited)
                 if isinstance(result, OpenStream):
-                    breaker.began()
-                else:
-                    breaker.success()
-                exchange.receipt.target = served.target.name
+                    result.place, place = place, None  # until it is closed
+                answered = True
                 return result
+            except _Failed as e:
+                wait = retries.wait(e.error, attempt, self._jitter())
+                if wait is None or not served.budget.take():
+                    raise e.error from e.error.__cause__
+            finally:
+                if place is not None:
+                    place.release(answered)
             await self._sleep(wait)
+
+    async def _attempt(
+        self,
+        exchange: Exchange,
+        served: Served,
+        verb: Callable[[Exchange, Served, Call], Awaitable[T]],
+        attempt: int,
+        waited: float,
+    ) -> T:
+        """One call. Raises _Failed with what may be tried again, and as it is what says not to."""
+        breaker = served.breaker
+        call = self._call(exchange, served, waited)
+        if not breaker.allow(self._clock()):
+            raise _resting(served.target, breaker.retry_after(self._clock()))
+        exchange.receipt.attempts += 1
+        if attempt == 1:
+            served.budget.call()
+        try:
+            result = await verb(exchange, served, call)
+        except TrimtabError as e:
+            self._blame(served, e)
+            exchange.receipt.retries.append(f"{served.target.name}: {e.code}: {e.message}"[:200])
+            raise _Failed(e) from e
+        except BaseException:
+            breaker.abandon()
+            exchange.receipt.target = served.target.name  # whoever was interrupted is who has to be paid
+            raise
+        if isinstance(result, OpenStream):
+            breaker.began()
+        else:
+            breaker.success()
+        exchange.receipt.target = served.target.name
+        return result
+
+    async def _place(self, exchange: Exchange, served: Served) -> Place:
+        """A slot of the model, waited for if need be, for no longer than the caller would wait for an answer. Raises
+        Overloaded, CircuitOpen."""
+        slots = served.slots
+        assert slots is not None
+        if served.breaker.state(self._clock()) == "open":
+            raise _resting(served.target, served.breaker.retry_after(self._clock()))
+        lengths = exchange.facts.get("lengths")
+        tokens = lengths.of(served.target.name, exchange).p50 if isinstance(lengths, Lengths) else 0.0
+        timeouts = self._timeouts(exchange, served)
+        hurried = exchange.original.stream and timeouts.first_token < served.timeouts.first_token
+        longest = timeouts.first_token if hurried else timeouts.total
+        seconds = service(len(exchange.working.body) // 4, tokens)
+        place = await slots.take(seconds, exchange.tenant.name, longest)
+        if place.waited:
+            ms = round(place.waited * 1000, 3)
+            exchange.note("queue", "waited", f"for {served.target.name}, behind {place.before}", ms=ms)
+        return place
 
     def ended(self, served: Served, error: TrimtabError | None) -> None:
         """A stream that had begun is over; the breaker learns how. Not told of those whose client left."""
@@ -128,10 +183,12 @@ class Answer:
         else:
             served.breaker.abandon()
 
-    def _call(self, exchange: Exchange, served: Served) -> Call:
+    def _call(self, exchange: Exchange, served: Served, waited: float = 0.0) -> Call:
         request = exchange.working
-        controls = exchange.facts.get("controls", NONE)
-        changes: dict[str, object] = {}
+        asked = exchange.facts["asked"] = output.asked(exchange, served)
+        changes: dict[str, object] = dict(asked.changes)
+        if asked.parts:
+            output.note(exchange, asked.parts)
         if served.target.upstream_model != request.model:
             changes["model"] = served.target.upstream_model
         if request.stream and request.kind != "embeddings" and not request.include_usage:
@@ -143,14 +200,28 @@ class Answer:
             request_id=exchange.id,
             tenant=exchange.tenant.name,
             headers={n.decode(): v.decode("latin-1") for n, v in exchange.headers if n in FORWARDED},
-            timeouts=_patience(served.timeouts, controls, self._clock() - exchange.started),
+            timeouts=_less(self._timeouts(exchange, served), waited),
             draft=exchange.draft,
+            expected=asked.expected,
+            priority=1 if exchange.receipt.kind in _LATER else 0,
         )
 
+    def _timeouts(self, exchange: Exchange, served: Served) -> Timeouts:
+        controls = exchange.facts.get("controls", NONE)
+        return _patience(served.timeouts, controls, self._clock() - exchange.started)
+
     async def _complete(self, exchange: Exchange, served: Served, call: Call) -> WholeAnswer:
+        asked: output.Asked = exchange.facts.get("asked", output.NOTHING)
         try:
             async with asyncio.timeout(call.timeouts.total):
-                return await served.backend.complete(call)
+                answer = await served.backend.complete(call)
+                if asked.cap.ours and served.continues is not None:
+                    again = partial(self._again, exchange, served, served.backend.complete)
+                    paid = partial(_charge, exchange, served.target)
+                    answer = await continuation.complete(
+                        call, answer, asked.cap, served.continues, asked.room, again, paid
+                    )
+                return answer
         except TimeoutError:
             raise UpstreamTimeout("total", call.timeouts.total) from None
 
@@ -165,6 +236,10 @@ class Answer:
         try:
             async with asyncio.timeout(call.timeouts.first_token):
                 stream = await served.backend.stream(call)
+                asked: output.Asked = exchange.facts.get("asked", output.NOTHING)
+                if asked.cap.ours and served.continues is not None:
+                    again = partial(self._again, exchange, served, served.backend.stream)
+                    stream = continuation.JoinedStream(call, stream, asked.cap, served.continues, asked.room, again)
                 chunks = aiter(stream)
                 first = b""
                 while not relay.started and relay.error is None:
@@ -190,6 +265,24 @@ class Answer:
                 exchange.recorder.event(block)
             relay.record = exchange.recorder.event
         return OpenStream(stream, chunks, relay, first, served, call.timeouts, ends)
+
+    async def _again(self, exchange: Exchange, served: Served, verb: Callable[[Call], Awaitable[T]], call: Call) -> T:
+        """Go on with an answer that our cap cut. It is tried as often as a first call: the client cannot do it."""
+        attempt = 0
+        while True:
+            attempt += 1
+            exchange.receipt.attempts += 1
+            try:
+                result = await verb(call)
+            except TrimtabError as e:
+                exchange.receipt.retries.append(f"{served.target.name}: {e.code}: {e.message}"[:200])
+                wait = served.retries.wait(e, attempt, self._jitter())
+                if wait is None or not served.budget.take():
+                    raise
+            else:
+                output.continued(exchange)
+                return result
+            await self._sleep(wait)
 
     def reopen(self, exchange: Exchange, events: AsyncIterator[bytes]) -> OpenStream:
         """A stream that nobody is called for: one that was kept, or that another request is getting."""
@@ -244,6 +337,24 @@ class _Kept:
 
     def spent(self) -> Usage | None:
         return Usage()
+
+
+class _Failed(Exception):
+    """An attempt that came to nothing."""
+
+    def __init__(self, error: TrimtabError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def _charge(exchange: Exchange, target: Target, used: Usage) -> None:
+    """Parts of an answer that then failed: they have to be paid all the same."""
+    exchange.receipt.charges.append(Charge("answer", target.name, used, target.price.of(used)))
+
+
+def _less(timeouts: Timeouts, waited: float) -> Timeouts:
+    """What is left of the patience after waiting for a slot."""
+    return replace(timeouts, total=max(_LEAST, timeouts.total - waited)) if waited else timeouts
 
 
 def _relay(exchange: Exchange) -> StreamRelay:

@@ -11,13 +11,20 @@ from dataclasses import dataclass, field
 from ..backends.base import Backend, Timeouts
 from ..protocol.errors import ModelNotFound
 from ..protocol.exchange import Target
+from ..routing.reasoning import Thinking
 from .breaker import Breaker
+from .continuation import Style
 from .retry import RetryBudget, RetryPolicy
+from .slots import Slots
 
 
 @dataclass(slots=True)
 class Served:
-    """One target with everything needed to call it. `fallbacks` is the whole list to try after it."""
+    """One target with everything needed to call it. `fallbacks` is the whole list to try after it.
+
+    `slots` None: as many at a time as come; `continues` None: it cannot take up an answer where it was cut; `thinking`
+    None: it is not told how much to think.
+    """
 
     target: Target
     backend: Backend
@@ -26,6 +33,9 @@ class Served:
     breaker: Breaker = field(default_factory=Breaker)
     budget: RetryBudget = field(default_factory=RetryBudget)
     fallbacks: tuple[str, ...] = ()
+    slots: Slots | None = None
+    continues: Style | None = None
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class _Run:
             answer = await self._live.answer.complete(exchange)
             self._measure(called)
             exchange.spent = answer.usage or self._count(answer)
+            exchange.facts["ended"] = answer.finish_reasons
             if exchange.recorder is not None:
                 exchange.recorder.done(exchange.receipt.target, answer.usage, answer.body)
         body = answer.body if self._mapping is None else self._mapping.from_chat(answer.body, exchange.original)
@@ -167,9 +168,9 @@ class _Run:
         called = time.monotonic()
         opened = await self._live.answer.open(self._exchange)
         self._measure(called)
-        if self._mapping is not None:
-            self._translator = self._mapping.stream(self._exchange.original)
         try:
+            if self._mapping is not None:
+                self._translator = self._mapping.stream(self._exchange.original)
             await self._relay(opened)
         except TrimtabError as e:
             self._spend(opened)
@@ -179,13 +180,14 @@ class _Run:
             # Whatever it was (a client gone, a drain), stop the upstream first and count afterwards; also when a drain
             # cuts what a leaving client had cancelled already.
             try:
-                await asyncio.shield(opened.stream.aclose())
+                await asyncio.shield(opened.aclose())
             finally:
                 self._spend(opened)
             raise
         finally:
-            await opened.stream.aclose()
+            await opened.aclose()
         self._spend(opened)
+        exchange.facts["ended"] = opened.relay.reasons
         self._live.answer.ended(opened.served, None)
 
     async def _again(self, opened: OpenStream) -> None:

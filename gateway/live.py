@@ -37,11 +37,13 @@ from .keys import CREDENTIAL_HEADERS, KeyRing, presented
 from .ledger import Ledger
 from .limits import Limiter, rate_limit_headers
 from .metrics import Metrics
-from .model_config import ModelConfig
+from .model_config import EngineModel, ModelConfig
 from .model_facts import model_facts
 from .pipeline import Pipeline
+from .planning import Planning, beside
 from .retry import RetryPolicy
 from .settle import Settle
+from .slots import Slots
 from .stages import Pruning, Stages
 from .wire import Headers, Receive, Scope, read_body
 
@@ -121,12 +123,15 @@ class Gateway:
         self._cutting = False
         self.in_flight = 0
         self.config_error: str | None = None
-        self._settle = Settle(limiter, ledger, self.metrics, clock)
+        self.planning = Planning(beside(ledger.path))
+        self._queues: dict[str, Slots] = {}
+        self._settle = Settle(limiter, ledger, self.metrics, clock, self.planning.learn)
         self.cache = cache or Cache()
-        self._stages = Stages(lambda: self.live.catalogue, self.cache, Auditing(self), clock, wall)
+        self._stages = Stages(lambda: self.live.catalogue, self.cache, Auditing(self), clock, wall, self.planning)
         self._config = config
         self.live = self._build(config)
         self._stages.adopt(self.live.pruning)
+        self._resize(config)
 
     # Life: start, reconfigure, drain, close.
 
@@ -135,6 +140,7 @@ class Gateway:
         self.ledger.start()
         await self.limiter.start()
         await self._stages.start()
+        await self.planning.start()
         await asyncio.gather(*(self._start(served) for served in self.live.catalogue.all()))
         await self.live.pruning.start()
         await self._restore_spending(self._config)
@@ -161,6 +167,7 @@ class Gateway:
         outlived = self.live.pruning
         self.live, self._config = live, config
         self._stages.adopt(pruning)
+        self._resize(config)
         if outlived is not pruning:
             await outlived.close()  # a request that still waits for it goes on unpruned
         kept = {id(served.backend) for _, served in self._backends.values()}
@@ -177,6 +184,7 @@ class Gateway:
         await asyncio.gather(*(served.backend.close() for _, served in self._backends.values()), return_exceptions=True)
         await self.live.pruning.close()
         await self._stages.close()
+        await self.planning.close()
         await self.limiter.close()
         await asyncio.to_thread(self.ledger.close)
 
@@ -325,6 +333,9 @@ class Gateway:
         self.metrics.ledger_buffered.set(self.ledger.buffered)
         for served in self.live.catalogue.all():
             self.metrics.circuit_open(served.target.name).set(0 if served.breaker.state(now) == "closed" else 1)
+            if served.slots is not None:
+                self.metrics.queued(served.target.name, served.slots)
+        self.metrics.shaped(self.planning.effects)
         self.metrics.cache_store_up.set(1 if self.cache.store.healthy else 0)
         self.metrics.stored(self.cache.store.counts)
 
@@ -344,7 +355,7 @@ class Gateway:
             config.names,
             [name for name, entry in (*config.models.items(), *config.routes.items()) if not entry.listed],
         )
-        admit = Admit(catalogue, self.limiter, self.ledger)
+        admit = Admit(catalogue, self.limiter, self.ledger, self.planning.planner)
         pruning = self._stages.pruning(config, before)
         return Live(
             config=config,
@@ -373,7 +384,27 @@ class Gateway:
             model.timeouts.resolved(),
             RetryPolicy(attempts=model.retries.attempts),
             fallbacks=model.fallbacks,
+            slots=self._queue(name, model),
+            continues="engine" if isinstance(model, EngineModel) else getattr(model, "continues", None),
+            thinking=None if model.thinking is None else model.thinking.resolved(),
         )
+
+    def _queue(self, name: str, model: ModelConfig) -> Slots | None:
+        """The model's queue, the same one over reloads: who waits goes on waiting."""
+        if model.slots is None:
+            return None
+        known = self._queues.get(name)
+        return Slots(model.slots, model.max_waiting, self._clock) if known is None else known
+
+    def _resize(self, config: Config) -> None:
+        """The configuration that serves from now on says how many slots there are."""
+        queues = {served.target.name: served.slots for served in self.live.catalogue.all()}
+        self._queues = {name: queue for name, queue in queues.items() if queue is not None}
+        for name, queue in self._queues.items():
+            model = config.models[name]
+            if model.slots is not None:
+                queue.resize(model.slots, model.max_waiting)
+        self.planning.only(config.tenants)
 
     async def _start(self, served: Served) -> None:
         await served.backend.start()

@@ -17,6 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..cache.store import Held
 from ..protocol.exchange import Receipt, ReceiptLine
+from ..routing.shape_effect import Effects
+from .slots import Slots
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -25,6 +27,7 @@ _OVERHEAD = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 # What stores count (cache/store_memory.py, cache/store_redis.py).
 _EVENTS = frozenset(("deleted", "dropped", "errors", "evicted", "expired", "foreign", "mismatched", "refused", "slow"))
 
+_QUANTILES = ("p50", "p90", "p99", "p999")
 _SMALLER = frozenset(("prune", "compress"))
 _SKIPPED = frozenset(("left alone", "left out", "undone"))
 
@@ -97,6 +100,31 @@ class Metrics:
         )
         self._entries = self._gauge("trimtab_cache_entries", "Answers kept in this process.", "tenant")
         self._bytes = self._gauge("trimtab_cache_bytes", "Bytes of answers kept in this process.", "tenant")
+        self._foreseen = counter(
+            "trimtab_length_forecasts",
+            "Answers that ended by themselves, by the lowest quantile that was at least as long.",
+            "model",
+            "within",
+        )
+        self._planned = counter(
+            "trimtab_length_plans", "What was asked of a model about its answer's length.", "model", "what"
+        )
+        self._waited = histogram("trimtab_queue_wait_seconds", "Waiting for a model's slot.", _SECONDS, "model")
+        self._unplaced = counter("trimtab_queue_unserved", "Who waited for a slot and got none.", "model", "why")
+        self._depth = self._gauge("trimtab_queue_depth", "Requests that wait for a model's slot.", "model")
+        self._busy = self._gauge("trimtab_queue_busy", "Slots of a model that are taken.", "model")
+        self._arms = self._gauge("trimtab_hint_answers", "Answers with a hint, and held out.", "tenant", "style", "arm")
+        self._arm_tokens = self._gauge("trimtab_hint_tokens", "Their tokens.", "tenant", "style", "arm")
+        self._arm_verdicts = self._gauge(
+            "trimtab_hint_verdicts", "What callers said of them.", "tenant", "style", "arm", "verdict"
+        )
+        self._change = self._gauge(
+            "trimtab_hint_length_change",
+            "Hinted answers' length over the others', less one, for the same questions: the middle, the 95 % interval.",
+            "tenant",
+            "style",
+            "bound",
+        )
         self._rejected = counter("trimtab_rejected", "Requests refused before any work.", "code")
         self._attempts = counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
         self._duration = histogram(
@@ -163,6 +191,10 @@ class Metrics:
                 self._smaller(line)
             elif line.stage == "recall" and line.did != "off":
                 self._recalled(tenant, line.did).inc()
+            elif line.stage == "plan" and line.length is not None:
+                self._lengths(line, model, receipt)
+            elif line.stage == "queue" and line.ms is not None:
+                self._waited(model).observe(line.ms / 1000)
 
     def _smaller(self, line: ReceiptLine) -> None:
         if line.reason == "too small":
@@ -174,6 +206,40 @@ class Metrics:
         for part in line.parts:
             if part.what == "verifier refused":
                 self._unverified.inc()
+
+    def _lengths(self, line: ReceiptLine, model: str, receipt: Receipt) -> None:
+        for part in line.parts:
+            self._planned(model, part.what).inc(part.count)
+        if receipt.outcome == "ok" and receipt.usage is not None and not receipt.usage.estimated and line.length:
+            tokens = receipt.usage.completion
+            named = zip(_QUANTILES, line.length, strict=True)
+            self._foreseen(model, next((name for name, most in named if tokens <= most), "beyond")).inc()
+
+    def queued(self, model: str, slots: Slots) -> None:
+        """How a model's queue stands, and what became of those who left it."""
+        self._depth(model).set(slots.waiting)
+        self._busy(model).set(slots.busy)
+        self._catch_up("queue:" + model, slots.counts, lambda why: self._unplaced(model, why))
+
+    def shaped(self, effects: Effects) -> None:
+        """What hints do, as measured so far."""
+        for (tenant, style), effect in effects.known.items():
+            for name in ("hint", "holdout"):
+                tally = effect.arm(name)
+                self._arms(tenant, style, name).set(tally.answers)
+                self._arm_tokens(tenant, style, name).set(tally.tokens)
+                self._arm_verdicts(tenant, style, name, "wrong").set(tally.wrong)
+                self._arm_verdicts(tenant, style, name, "right").set(tally.right)
+            if (change := effect.change) is not None:
+                for bound, value in zip(("middle", "low", "high"), change, strict=True):
+                    self._change(tenant, style, bound).set(value)
+
+    def _catch_up(self, whose: str, counts: Mapping[str, int], metric: Callable[[str], Any]) -> None:
+        for name, count in counts.items():
+            behind = count - self._told[f"{whose}:{name}"]
+            if behind > 0:
+                metric(name).inc(behind)
+                self._told[f"{whose}:{name}"] = count
 
     def verdict(self, tenant: str, said: str) -> None:
         self._verdicts(tenant, said).inc()

@@ -11,14 +11,15 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, model_validator
 
 from ..backends.base import Timeouts
 from ..protocol.exchange import Limits, Price
 from ..protocol.money import dollars, microdollars
+from ..routing.reasoning import Thinking
 from .embedder_config import EmbedderConfig
 from .secret import HeaderSecret, environment, is_reference, resolve
 from .section import Count, Flag, Name, Seconds, Section
@@ -79,7 +80,27 @@ class ModelLimits(Section):
         return Limits(self.requests_per_minute, self.tokens_per_minute, None, self.concurrent)
 
 
+class ThinkingConfig(Section):
+    """How a reasoning model is told how much to think: by a named effort (`reasoning_effort`), or by a budget in tokens
+    (`thinking.budget_tokens`), from `minimum` to `maximum`."""
+
+    by: Literal["effort", "budget"]
+    minimum: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 1_024
+    maximum: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 32_000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        self.resolved()
+        return self
+
+    def resolved(self) -> Thinking:
+        return Thinking(self.by, self.minimum, self.maximum)
+
+
 _NOT_WHO = {
+    "slots",
+    "max_waiting",
+    "continues",
     "prediction",
     "aliases",
     "listed",
@@ -107,6 +128,9 @@ class ModelBase(Section):
     limits: ModelLimits = ModelLimits()
     fallbacks: tuple[Name, ...] = ()
     max_output_tokens: Count | None = None
+    slots: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None  # answers at a time; left out: no queue
+    max_waiting: Annotated[int, Field(strict=True, ge=0, le=100_000)] = 256  # for a slot; more are refused
+    thinking: ThinkingConfig | None = None  # left out: it is not told how much to think
     context_tokens: Count | None = None  # of prompt and answer together
     supports: frozenset[Ability] | None = None  # left out: as litellm's table says, if that is installed; else all
 
@@ -180,6 +204,10 @@ class OpenAIModel(ModelBase):
 
     `prediction`: it takes OpenAI's field of that name, so the cache's near misses are sent as drafts; what the model
     rejects of a draft is billed as output.
+
+    `continues`: how it is told to take up an unfinished answer, the conversation's last turn: `vllm` (also SGLang) with
+    `continue_final_message`, `prefix` with a mark on the turn (DeepSeek, Mistral), `plain` without being told
+    (llama.cpp). Left out: it cannot, and no cap is proposed.
     """
 
     backend: Literal["openai"]
@@ -188,6 +216,7 @@ class OpenAIModel(ModelBase):
     api_key: HeaderSecret | None = None
     headers: Mapping[HeaderName, HeaderSecret] = {}
     prediction: Flag = False
+    continues: Literal["vllm", "prefix", "plain"] | None = None
 
     def upstream_name(self, name: str) -> str:
         return self.model or name

@@ -22,7 +22,7 @@ _KEEP = 64 << 10  # raw bytes held for counting before they are folded into figu
 
 DONE = b"data: [DONE]\n\n"
 _BOM = b"\xef\xbb\xbf"
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w*)')
 _USED = re.compile(rb'"usage"\s*:\s*\{')
 _NULL = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')
 _LAST = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*$")
@@ -62,6 +62,7 @@ class StreamRelay:
         "error",
         "events",
         "finished",
+        "reasons",
         "record",
         "started",
         "usage",
@@ -81,6 +82,7 @@ class StreamRelay:
         self.events = 0  # chunks that carried content, as far as they were counted
         self.usage: Usage | None = None
         self.finished = False  # every choice gave its finish_reason
+        self.reasons: tuple[str, ...] = ()  # these
         self.done = False  # [DONE] came
         self.started = False  # at least one data event came
         self.error: TrimtabError | None = None
@@ -140,8 +142,11 @@ class StreamRelay:
             self.record(block)
         self.started = self.started or _ANSWERED.search(block) is not None
         if not self.finished:
-            self._unfinished -= len(_FINISH.findall(block))
-            self.finished = self._unfinished <= 0
+            reasons = _FINISH.findall(block)
+            if reasons:
+                self._unfinished -= len(reasons)
+                self.finished = self._unfinished <= 0
+                self.reasons += tuple(reason.decode() for reason in reasons)
         if b"[DONE]" in block[-24:] and _LAST.search(block, max(0, len(block) - 64)):
             self.done = True
             if not self.finished and self.error is None:

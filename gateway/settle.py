@@ -26,11 +26,13 @@ class Settle:
         ledger: Ledger,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        learn: Callable[[Exchange, Catalogue, Usage], None] | None = None,
     ) -> None:
         self._limiter = limiter
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
+        self._learn = learn
 
     def __call__(self, exchange: Exchange, catalogue: Catalogue, outcome: str, status: int) -> Receipt:
         """Close the books on an admitted exchange. Calling it twice changes nothing."""
@@ -51,6 +53,8 @@ class Settle:
         if reservation is not None:
             tokens = usage.total + sum(charge.usage.total for charge in receipt.charges)
             self._limiter.settle(reservation, tokens, receipt.cost_microusd)
+        if self._learn is not None and outcome == "ok":
+            self._learn(exchange, catalogue, usage)
         self._ledger.record(receipt)
         self._metrics.settled(receipt)
         return receipt

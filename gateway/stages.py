@@ -28,6 +28,7 @@ from ..routing.route import Route
 from .caching import Cache, Wordings, beside
 from .catalogue import Catalogue
 from .config import Config
+from .planning import Planning
 from .summarise import Summarise, summariser
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ class Stages:
         asker: Asker | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        planning: Planning | None = None,
     ) -> None:
         self._catalogue = catalogue
+        self._plan = Plan((planning or Planning()).planner, self._wants_length)
         self._cache = cache or Cache()
         self._clock = clock
         self._wordings = Wordings(self._cache.store, asker, wall)
@@ -94,7 +97,7 @@ class Stages:
 
     def optimisations(self, pruning: Pruning) -> list[Stage]:
         """The stages in their order."""
-        return [self._recall, pruning.stage, self._compress, Plan(), Route()]
+        return [self._recall, pruning.stage, self._compress, self._plan, Route()]
 
     def adopt(self, pruning: Pruning) -> None:
         """The configuration that this was made for serves from now on."""
@@ -124,6 +127,11 @@ class Stages:
             await self._cache.store.bar(tenant if namespace is None else "", entry, BARRED_S)
             # Praise is no evidence: who gives it was not sampled, and enough of it would loosen the bound.
             self._wordings.verdict(tenant if namespace is None else f"public:{namespace}", score, wrong)
+
+    def _wants_length(self, model: str) -> bool:
+        """Whether who answers under this name makes use of a forecast: a queue does, and the bundled engine."""
+        served = self._catalogue().named(model)
+        return served is not None and (served.slots is not None or served.target.backend == "engine")
 
     def _summariser(self, exchange: Exchange) -> Summarise | None:
         return summariser(self._catalogue(), exchange, self._clock)

@@ -122,7 +122,8 @@ class Charge(msgspec.Struct, omit_defaults=True, frozen=True):
 
 class ReceiptLine(msgspec.Struct, omit_defaults=True):
     """What one stage did, or why it did nothing. Money in micro-dollars, time in milliseconds; `entry` is the cache's
-    name for the answer that was served or drafted, `score` how likely it was to be the right one (absent: it was)."""
+    name for the answer that was served or drafted, `score` how likely it was to be the right one (absent: it was);
+    `length` is how many tokens the answer was foreseen to have: P50, P90, P99, P99.9."""
 
     stage: str
     did: str

@@ -14,6 +14,7 @@ from .length import Forecast
 
 MARGIN = 1.25
 LEAST = 256  # below this a cap saves nothing and risks a continuation
+TRUSTED = 20  # answers seen below which a reservation rests on more than the forecast
 GROWTH = 2  # a continuation may be this many times as long as the cap that was hit
 
 

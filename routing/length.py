@@ -8,6 +8,7 @@ nothing passes between tenants. It knows no request, no clock and no embedder: v
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import length_cues
@@ -90,16 +91,20 @@ class LengthPlanner:
     def __len__(self) -> int:
         return len(self._known)
 
-    def to_json(self, most_keys: int, most_answers: int) -> list[Any]:
-        """What was learnt, the keys that were asked for last first."""
-        kept = list(reversed(self._known.items()))[:most_keys]
-        return [[*key, calibration.to_json(most_answers)] for key, calibration in kept]
+    def tenants(self) -> set[str]:
+        """Whose answers have taught something."""
+        return {key.tenant for key in self._known}
+
+    def rows(self, most_keys: int, most_answers: int) -> Iterator[list[Any]]:
+        """What was learnt, for `load`; of the keys that were asked for last. It may be learnt from in between."""
+        for key, calibration in list(self._known.items())[-most_keys:]:
+            yield [*key, calibration.to_json(most_answers)]
 
     def load(self, raw: Any) -> int:
-        """Takes over what `to_json` gave, as far as it is ours and fits the prior; how many keys that were."""
+        """Takes over what `rows` gave, as far as it is ours and fits the prior; how many keys that were."""
         rows = raw if isinstance(raw, list) else []
         taken = 0
-        for row in reversed(rows[: self._most_keys]):
+        for row in rows[-self._most_keys :]:
             try:
                 model, tenant, route, learnt = row
                 known = Calibration.from_json(self.prior.population, learnt)

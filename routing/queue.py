@@ -53,6 +53,11 @@ class SizedQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def backlog(self) -> float:
+        """The predicted services of all that wait, together, as scaled by what services took."""
+        return self._backlog
+
     def push(self, item: Item, size: float, now: float, tenant: str = "") -> None:
         """`size`: the predicted time of service, above 0; `now`: of a clock that never goes back."""
         size = max(size, 1e-9) * self._took / self._foreseen

@@ -10,11 +10,23 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from . import length_cues
+from .length_cues import Cues
+
 Effort = Literal["low", "medium", "high"]
 
 # The share of a provider's usual thinking that an effort stands for.
 SHARES: dict[Effort, float] = {"low": 0.2, "medium": 0.5, "high": 0.8}
 MARGIN = 1.25
+
+# How much each cue speaks for thinking, by hand.
+_WEIGHTS = {
+    "code": 0.3, "extract": 0.25, "steps": 0.2, "cause": 0.2, "plan": 0.2, "explain": 0.1, "ask_why": 0.1,
+    "digits": 0.3, "talk": -0.3, "ask_fact": -0.2, "superlative": -0.15, "translate": -0.25, "rewrite": -0.2,
+    "summary": -0.15, "brief": -0.1,
+}  # fmt: skip
+_BASE = 0.25
+_LONG = 150  # words from which a prompt is a task
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,14 @@ class Reasoning(NamedTuple):
     budget: int | None
     reserve: int
     ours: bool
+
+
+def hardness(cues: Cues) -> float:
+    """How much a prompt asks to be thought about, 0 to 1: a rule of its words, for when nothing better is known."""
+    named = dict(zip(length_cues.NAMES, cues.values, strict=True))
+    score = _BASE + sum(weight * named[name] for name, weight in _WEIGHTS.items())
+    score += 0.15 if named["log_words"] > math.log1p(_LONG) else 0.0
+    return min(1.0, max(0.0, score))
 
 
 def plan(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from .length import Forecast
 
@@ -30,17 +31,16 @@ class Shape(NamedTuple):
     arm: Literal["hint", "holdout", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class ShapePolicy:
-    """`tighten`: the share of the median answer that a token budget names."""
+class ShapePolicy(BaseModel):
+    """`style` of the hint, None for none. `holdout`: the share of conversations that get none, to measure by; a hint
+    that is not measured is not on offer. `tighten`: the share of the median answer that a token budget names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     style: Style | None = None
-    holdout: float = HOLDOUT
-    tighten: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not 0 < self.holdout <= 1 or not 0 < self.tighten <= 1:
-            raise ValueError("holdout and tighten must be above 0 and at most 1; a hint unmeasured is not on offer")
+    holdout: Annotated[float, Field(strict=True, gt=0, le=1)] = HOLDOUT
+    tighten: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.7
 
 
 def plan(policy: ShapePolicy, forecast: Forecast, unit: str, counts: bool, structured: bool) -> Shape:

@@ -27,7 +27,7 @@ from ...protocol.errors import InvalidRequest, NotSupported, TrimtabError
 from ...protocol.exchange import Caller, Exchange, Tenant
 from ...protocol.messages import Answer, Request
 from .. import anthropic, responses
-from ..admit import allow, worst_case
+from ..admit import allow
 from ..config import Config, default_config
 from ..config_file import ConfigError, load_config
 from ..ledger import Ledger
@@ -149,7 +149,8 @@ async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
     live = gateway.live
     exchange.targets = allow(exchange.caller, live.catalogue, exchange.original.model)
     exchange.pair = live.catalogue.pair(exchange.original.model)
-    ask = worst_case(exchange.original, exchange.targets)
+    await asyncio.to_thread(gateway.planning.read)
+    ask = live.admit.ask(exchange)
     _admission(exchange, ask)
     try:
         await _load(live, tenant.policy(CompressionPolicy))

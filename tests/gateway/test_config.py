@@ -293,7 +293,7 @@ def test_every_section_can_be_made_with_no_arguments_or_says_what_it_needs() -> 
     """The promise that every key has a default, for every model that the tree is made of."""
     needs = {"PriceConfig": {"input", "output"}, "RouteConfig": {"small", "large"}, "KeyConfig": {"hash"}}
     needs |= {"EngineModel": {"backend"}, "OpenAIModel": {"backend"}, "FakeModel": {"backend"}}
-    needs |= {"EmbedModel": {"backend"}}
+    needs |= {"EmbedModel": {"backend"}, "ThinkingConfig": {"by"}}
     needs |= {"LitellmModel": {"backend", "model"}}
     for kind in _sections(Config, set()):
         required = {name for name, field in kind.model_fields.items() if field.is_required()}

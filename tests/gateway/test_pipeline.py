@@ -199,7 +199,7 @@ async def test_what_does_nothing_says_so() -> None:
         ("recall", "bypass"),
         ("prune", "off"),
         ("compress", "left alone"),
-        ("plan", "off"),
+        ("plan", "left alone"),
         ("route", "off"),
     ]
     assert made.working.encode() == REQUEST.body
