@@ -35,7 +35,8 @@ _KEPT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """One candidate to be judged. `chance`: how likely just this one was to be; `was_served`: it went out."""
+    """One candidate to be judged. `chance`: how likely just this one was to be; `was_served`: it went out.
+    `mark`: what was deleted before it was found (Store.mark)."""
 
     exchange: Exchange
     at: Place
@@ -44,6 +45,7 @@ class Audit:
     chance: float
     was_served: bool
     vector: bytes | None
+    mark: int
 
 
 class Asker(Protocol):
@@ -163,4 +165,4 @@ class Auditor:
         alias = msgspec.structs.replace(
             entry, id=at.id, key=at.key, question=at.question, vector=audit.vector, alias_of=entry.alias_of or entry.id
         )
-        self._store.put(alias, audit.exchange.policy(CachePolicy).max_mb << 20)
+        self._store.put(alias, audit.exchange.policy(CachePolicy).max_mb << 20, audit.mark)

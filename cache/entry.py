@@ -26,7 +26,7 @@ class Foreign(ValueError):
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """An answer as it was given. Times are seconds since the epoch, `tags` the caller's, `sources` digests of documents
-    that the answer rests on.
+    that the answer rests on; `present`: the question is about the present.
 
     `body`: for `whole` the JSON as the upstream sent it; for `stream` its events, each ended by a blank line, usage
     included where the upstream told it, without `[DONE]`. `vector`: float16, unit length, of `question`.
@@ -51,6 +51,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     tags: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     alias_of: str | None = None
+    present: bool = False
 
     @property
     def size(self) -> int:

@@ -17,12 +17,12 @@ from ..protocol.tokens import estimate
 from .eligible import exact, fuzzy
 from .entry import Entry
 from .finding import Finding, Outcome
-from .flight import Flight, Follower
-from .keeper import Keeper
+from .freshness import fresh
 from .key import Place, Scope, place, with_family
 from .policy import CachePolicy
 from .recording import Recorded
 from .replay import Replay
+from .sharing import Sharing
 from .store import Change, Store
 from .wishes import Wishes, wishes
 
@@ -70,7 +70,7 @@ class Recall:
         self._semantic = semantic
         self._beside = beside
         self._wall = wall
-        self._flights: dict[bytes, Flight] = {}
+        self._sharing = Sharing(store, semantic, wall)
 
     async def __call__(self, exchange: Exchange) -> None:
         policy = exchange.policy(CachePolicy)
@@ -87,7 +87,7 @@ class Recall:
             self._say(exchange, "bypass", "the caller asked for it")
             return
         at = place(self._secret, scope(exchange, policy, wished), request, self._beside(exchange))
-        if no_exact is None and wished.read and await self._repeat(exchange, at, wished):
+        if no_exact is None and wished.read and await self._repeat(exchange, at, policy, wished):
             return
         finding = await self._wording(exchange, at, policy, wished)
         if finding is None and no_exact is not None:
@@ -101,28 +101,22 @@ class Recall:
 
     # An exact repeat.
 
-    async def _repeat(self, exchange: Exchange, at: Place, wished: Wishes) -> bool:
+    async def _repeat(self, exchange: Exchange, at: Place, policy: CachePolicy, wished: Wishes) -> bool:
         """Whether the request is answered by one that was the same."""
         entry = await self._store.get(at)
         if entry is not None:
             if not entry.belongs(at):  # no store gives another's; if one ever does, nobody sees it
                 self._store.counts["mismatched"] += 1
                 log.error("the cache's store gave an entry that belongs elsewhere; it was not served")
-            elif self._fresh(entry, wished):
+            elif fresh(entry, policy, wished.max_age, self._wall()):
                 self._store.used(entry)
                 self._serve(exchange, entry, "hit", None)
                 return True
-        flight = self._flights.get(at.key)
-        if flight is not None and flight.open:
-            exchange.recalled = Follower(flight)
-            exchange.facts["cache_age"] = 0
-            self._say(exchange, "hit", "shares the answer of the same request at the same moment", at.id)
-            return True
-        return False
-
-    def _fresh(self, entry: Entry, wished: Wishes) -> bool:
-        now = self._wall()
-        return now < entry.expires and (wished.max_age is None or now - entry.made <= wished.max_age)
+        exchange.recalled = self._sharing.join(exchange, at, policy, wished)
+        if exchange.recalled is None:
+            return False
+        self._say(exchange, "hit", "shares the answer of the same request at the same moment", at.id)
+        return True
 
     def _serve(
         self, exchange: Exchange, entry: Entry, outcome: Outcome, reason: str | None, score: float | None = None
@@ -170,20 +164,7 @@ class Recall:
         if not wished.write:
             self._say(exchange, outcome, reason or "and the caller wants nothing kept")
             return
-        keeper = Keeper(self._store, exchange, at, policy, wished.ttl, finding)
-
-        def landed(recorded: Recorded | None) -> None:
-            if self._flights.get(at.key) is flight:
-                del self._flights[at.key]
-            kept = keeper.keep(recorded, self._wall())
-            semantic = self._semantic() if finding is not None else None
-            if semantic is not None and finding is not None:
-                semantic.answered(exchange, finding, kept)
-
-        flight = Flight(lambda: exchange.receipt.target, landed)
-        exchange.recorder = flight
-        if repeats and wished.read and at.key not in self._flights:
-            self._flights[at.key] = flight
+        self._sharing.lead(exchange, at, policy, wished, finding, shared=repeats and wished.read)
         near = None if finding is None or finding.entry is None else finding.entry.id
         self._say(exchange, outcome, reason, near, None if finding is None else finding.score)
         if exchange.draft is not None and outcome == "near":

@@ -29,6 +29,7 @@ from .audit import Asker, Audit, Auditor
 from .entry import Entry
 from .evidence import Ledger
 from .finding import Finding, Outcome
+from .freshness import fresh
 from .index import Index, Near
 from .key import Place, Scope
 from .policy import CachePolicy
@@ -97,8 +98,8 @@ class SemanticTier:
         vector: NDArray[np.float32] | None = None
         try:
             async with asyncio.timeout(policy.semantic.deadline_ms / 1000):
-                vector = await embed_once(exchange, self.embedder, at.question or "")
-                return await self._among(at, vector, policy, wished)
+                vector = asked = await embed_once(exchange, self.embedder, at.question or "")
+                return await self._among(at, asked, policy, wished)
         except TimeoutError:
             self.counts["out of time"] += 1
             return Finding("miss", f"longer than {policy.semantic.deadline_ms} ms", at, _packed(vector))
@@ -120,7 +121,7 @@ class SemanticTier:
         ranked = sorted(zip(scores, left, strict=True), key=lambda pair: -pair[0])
         entry, score = None, 0.0
         for rank, candidate in ranked:
-            entry, score = await self._entry(at, candidate.id, wished), rank
+            entry, score = await self._entry(at, candidate.id, policy, wished), rank
             if entry is not None:
                 break
         self._ledger.looked_up(owner(at.scope), score if entry is not None else None)
@@ -137,15 +138,12 @@ class SemanticTier:
         outcome: Outcome = "near" if score >= DRAFT else "miss"
         return Finding(outcome, f"score {score:.3f}, {bound}", at, packed, entry, score, draft)
 
-    async def _entry(self, at: Place, id: str, wished: Wishes) -> Entry | None:
+    async def _entry(self, at: Place, id: str, policy: CachePolicy, wished: Wishes) -> Entry | None:
         """The candidate itself, if it is what the index said and may be served."""
         found = await self._store.fetch(at.scope.tenant, [id])
         if not found or not found[0].related(at):
             return None
-        entry = found[0]
-        now = self._wall()
-        fresh = now < entry.expires and (wished.max_age is None or now - entry.made <= wished.max_age)
-        return entry if fresh else None
+        return found[0] if fresh(found[0], policy, wished.max_age, self._wall()) else None
 
     # Afterwards: what was right?
 
@@ -154,13 +152,13 @@ class SemanticTier:
         policy = exchange.policy(CachePolicy)
         if finding.entry is None or finding.score is None or self._chance() >= policy.semantic.audit:
             return
-        self.auditor.again(_audit(exchange, finding, policy.semantic.audit))
+        self.auditor.again(self._audit(exchange, finding, policy.semantic.audit))
 
     def answered(self, exchange: Exchange, finding: Finding, recorded: Recorded | None) -> None:
         """A candidate that was not served is judged by what the model said after all; that costs no call."""
         if recorded is None or finding.entry is None or finding.score is None:
             return
-        self.auditor.beside(_audit(exchange, finding, 1.0), recorded)
+        self.auditor.beside(self._audit(exchange, finding, 1.0), recorded)
 
     def verdict(self, whose: str, score: float | None, wrong: bool, chance: float = 1.0) -> None:
         """New evidence, from an audit or from whoever asked."""
@@ -189,15 +187,16 @@ class SemanticTier:
             if figures:
                 self._ledger.absorb(whose, figures, at)
 
+    def _audit(self, exchange: Exchange, finding: Finding, chance: float) -> Audit:
+        entry, score = finding.entry, finding.score
+        assert entry is not None
+        assert score is not None
+        served = finding.outcome == "semantic-hit"
+        mark = self._store.mark(entry.tenant)
+        return Audit(exchange, finding.at, entry, score, chance, served, finding.vector, mark)
+
     def _told(self, audit: Audit, wrong: bool) -> None:
         self.verdict(owner(audit.at.scope), audit.score, wrong, audit.chance)
-
-
-def _audit(exchange: Exchange, finding: Finding, chance: float) -> Audit:
-    assert finding.entry is not None
-    assert finding.score is not None
-    served = finding.outcome == "semantic-hit"
-    return Audit(exchange, finding.at, finding.entry, finding.score, chance, served, finding.vector)
 
 
 def owner(scope: Scope) -> str:

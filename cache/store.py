@@ -18,7 +18,8 @@ from .key import Place
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to delete of one owner: everything that meets all the conditions given; with none given, everything.
+    """What to delete of one owner: everything that meets all the conditions given; with none given, everything. An id
+    means its aliases, too.
 
     `owner` is the tenant's name, or "" for a public namespace, which `namespace` then names.
     """
@@ -78,8 +79,17 @@ class Store(Protocol):
         """Those of the entries that are there, in the order of `ids`."""
         ...
 
-    def put(self, entry: Entry, limit: int) -> None:
-        """Keep it, and no more than `limit` bytes of its owner: the least valuable go first. Never waits."""
+    def mark(self, owner: str) -> int:
+        """How far the owner's deletions have come, as far as is known here, so that `put` can tell which were later.
+        Never waits."""
+        ...
+
+    def put(self, entry: Entry, limit: int, mark: int | None = None) -> None:
+        """Keep it, and no more than `limit` bytes of its owner: the least valuable go first. Never waits.
+
+        `mark`: where the owner's deletions stood when the answer began; it is refused if a later one meant it, or may
+        have. None: it has only just begun.
+        """
         ...
 
     def used(self, entry: Entry) -> None:
@@ -87,7 +97,8 @@ class Store(Protocol):
         ...
 
     async def delete(self, what: Selection) -> int:
-        """How many entries went. Raises StoreUnavailable: whoever deletes must know."""
+        """How many entries went; what is on its way is refused when it comes. Raises StoreUnavailable: whoever deletes
+        must know."""
         ...
 
     async def bar(self, owner: str, id: str, seconds: float) -> None:

@@ -3,8 +3,9 @@
 An owner's keys share one hash tag. `e:<id>` is a string, a sealed entry, and expires by itself. `book` is a hash with
 one row for each entry, "<size> <worth> <uses> <last use> <due> <stream id> <labels>", and `bytes`, the sum of the
 sizes. **An entry that has no row is not there**, so whatever the server evicts by itself, bounds and deletions hold.
-`b:<id>` bars an id, `t:<name>` is a row of counters. One stream for the whole server tells all replicas what changed.
-Times are milliseconds since the epoch.
+`b:<id>` bars an id, `t:<name>` is a row of counters. `d` is a list of the last deletions, the newest first, each
+"<mark> <labels>" with marks that grow: an answer that began before one of them is refused when it comes. One stream for
+the whole server tells all replicas what changed. Times are milliseconds since the epoch.
 
 A book of another type, or a row that is none, was not written by us: it is dropped and counted as foreign.
 """
@@ -13,6 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
+
+from .deletions import KNOWN
+
+_MOST = f"local most_known = {KNOWN}\n"
 
 # KEYS: book, stream. ARGV: owner, most records in the stream, then each script's own.
 _BOOK = """
@@ -63,10 +68,28 @@ local function close()
 end
 """
 
-# ARGV: id, sealed entry, ms to live, size, worth, limit, labels, sealed notice or ''. Says: refused, evicted, expired,
-# foreign. Each round looks at a few rows, lets the expired go, and then the least valuable if it still does not fit.
+# ARGV: id, sealed entry, ms to live, size, worth, limit, labels, sealed notice or '', where deletions stood when it
+# began or '', the label of its id. Says: refused, evicted, expired, foreign. Each round looks at a few
+# rows, lets the expired go, and then the least valuable if it still does not fit.
 _PUT = """
 local id, ttl, size, limit = ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
+local function late(mark)
+  local known = redis.pcall('LRANGE', stem .. 'd', 0, -1)
+  if known['err'] then return true end
+  local mine = ARGV[9] .. ' ' .. ARGV[12] .. ' '
+  for _, text in ipairs(known) do
+    local at, labels = string.match(text, '^(%d+)(.*)$')
+    if not at then return true end
+    if tonumber(at) <= mark then return false end
+    local meant = true
+    for label in string.gmatch(labels, '%S+') do
+      meant = meant and string.find(mine, ' ' .. label .. ' ', 1, true)
+    end
+    if meant then return true end
+  end
+  return #known >= most_known or (#known == 0 and mark > 0)  -- others are forgotten, and nobody knows what they meant
+end
+if ARGV[11] ~= '' and late(tonumber(ARGV[11])) then return {1, 0, 0, foreign} end
 redis.call('HSET', book, 'bytes', string.format('%.0f', bytes))  -- a full server refuses here, before anything is done
 local refused, evicted, expired, uses, last = 0, 0, 0, 0, now
 local old = redis.call('HGET', book, id)
@@ -124,6 +147,19 @@ end
 return {0, 0, 0, foreign}
 """
 
+# ARGV: labels. Says its mark. By the clock, so that no mark comes again when the list was lost.
+_DELETION = """
+local list = stem .. 'd'
+if kind(list) ~= 'list' and kind(list) ~= 'none' then redis.call('DEL', list) end
+local last = string.match(redis.call('LINDEX', list, 0) or '', '^%d+') or 0
+local mark = string.format('%.0f', math.max(time[1] * 1000000 + time[2], last + 1))
+redis.call('LPUSH', list, table.concat({mark, unpack(ARGV, 3)}, ' '))
+redis.call('LTRIM', list, 0, most_known - 1)
+redis.call('PEXPIRE', list, 604800000)
+announce('deleted', 'm', mark)
+return mark
+"""
+
 # ARGV: cursor, id or '', labels that a row must have. Says: next cursor, how many went.
 _DELETE = """
 local cursor, count = '0', 0
@@ -159,10 +195,12 @@ announce('barred', 'i', ARGV[3])
 return 1
 """
 
-# ARGV: 1 if what is barred is left out, ids. Says for each: its bytes, nil, or '' where something else stands. It
-# writes nothing, so a replica can answer it.
+# ARGV: 1 if what is barred is left out, ids. Says the mark of the last deletion, and for each id: its bytes, nil, or ''
+# where something else stands. It writes nothing, so a replica can answer it.
 _READ = """
-local book, stem, out = KEYS[1], string.sub(KEYS[1], 1, -5), {}
+local book, stem = KEYS[1], string.sub(KEYS[1], 1, -5)
+local last = redis.pcall('LINDEX', stem .. 'd', 0)
+local out = {type(last) == 'string' and string.match(last, '^%d+') or '0'}
 for i = 4, #ARGV do
   local id, found = ARGV[i], false
   local row = redis.pcall('HEXISTS', book, id)
@@ -198,8 +236,9 @@ return 1
 """
 
 SCRIPTS: Final[Mapping[str, str]] = {
-    "put": _BOOK + _PUT,
+    "put": _MOST + _BOOK + _PUT,
     "used": _BOOK + _USED,
+    "deletion": _MOST + _BOOK + _DELETION,
     "drop": _BOOK + _DELETE,
     "bar": _BOOK + _BAR,
     "read": _READ,

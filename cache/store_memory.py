@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from .deletions import Deletions, selected
 from .entry import Entry
 from .key import Place
 from .store import Change, Held, Selection
@@ -72,6 +73,7 @@ class MemoryStore:
         self._slots: dict[bytes, _Slot] = {}
         self._owners: dict[str, _Owner] = {}
         self._rota: deque[_Owner] = deque()
+        self._deletions: defaultdict[str, Deletions] = defaultdict(Deletions)
         self._bars: dict[tuple[str, str], float] = {}
         self._tallies: defaultdict[tuple[str, str], defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._listeners: list[Callable[[Change], None]] = []
@@ -110,11 +112,15 @@ class MemoryStore:
                 found.append(slot.entry)
         return found
 
-    def put(self, entry: Entry, limit: int) -> None:
+    def mark(self, owner: str) -> int:
+        deletions = self._deletions.get(owner)
+        return 0 if deletions is None else deletions.mark
+
+    def put(self, entry: Entry, limit: int, mark: int | None = None) -> None:
         now = self._clock()
         self._sweep(now)
         slot = _Slot(entry, now)
-        if entry.expires <= now or slot.size > limit // 4:
+        if entry.expires <= now or slot.size > limit // 4 or self._late(entry, mark):
             self.counts["refused"] += 1
             return
         owner = self._owners.get(entry.tenant)
@@ -137,17 +143,13 @@ class MemoryStore:
             slot.uses, slot.last = slot.recent(now) + 1.0, now
 
     async def delete(self, what: Selection) -> int:
+        self._deletions[what.owner].add(what)
         owner = self._owners.get(what.owner)
         if owner is None:
             return 0
         gone = 0
-        if what.id is not None:
-            found = owner.ids.get(what.id)
-            slots = [found] if found is not None else []
-        else:
-            slots = list(owner.slots)
-        for n, slot in enumerate(slots, 1):
-            if slot.index >= 0 and _selected(slot.entry, what):
+        for n, slot in enumerate(list(owner.slots), 1):
+            if slot.index >= 0 and selected(slot.entry, what):
                 self._let_go(slot, "deleted")
                 gone += 1
             if n % _PAUSE == 0:
@@ -236,6 +238,11 @@ class MemoryStore:
         if self._owners.get(owner.name) is owner:
             self._rota.append(owner)
 
+    def _late(self, entry: Entry, mark: int | None) -> bool:
+        """Whether it was deleted before it came."""
+        deletions = self._deletions.get(entry.tenant)
+        return mark is not None and deletions is not None and deletions.cover(entry, mark)
+
     # Who is told.
 
     def _barred(self, owner: str, id: str, now: float) -> bool:
@@ -259,12 +266,3 @@ class MemoryStore:
 
 def _bodiless(entry: Entry) -> Entry:
     return msgspec.structs.replace(entry, body=b"")
-
-
-def _selected(entry: Entry, what: Selection) -> bool:
-    return (
-        (what.id is None or entry.id == what.id)
-        and (what.tag is None or what.tag in entry.tags)
-        and (what.source is None or what.source in entry.sources)
-        and (what.namespace is None or entry.namespace == what.namespace)
-    )

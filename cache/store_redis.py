@@ -67,6 +67,7 @@ class RedisStore:
         self._largest = largest
         self._records = records
         self._waiting = 0
+        self._marks: dict[str, int] = {}
         self._stems: dict[str, str] = {}
         self._stream = f"{prefix}:changes"
         self._last = _FIRST
@@ -166,10 +167,12 @@ class RedisStore:
         reply = await self._ask(self._command("read", owner, bars, *ids))
         if reply is None:
             return []
-        if not isinstance(reply, list) or len(reply) != len(ids):
-            self.counts["foreign"] += 1
-            return []
-        return [self._opened(owner, id, raw) for id, raw in zip(ids, reply, strict=True)]
+        match reply:
+            case [bytes(mark), *entries] if mark.isdigit() and len(entries) == len(ids):
+                self._marks[owner] = int(mark)
+                return [self._opened(owner, id, raw) for id, raw in zip(ids, entries, strict=True)]
+        self.counts["foreign"] += 1
+        return []
 
     def _opened(self, owner: str, id: str, raw: Any) -> Entry | None:
         if raw is None:
@@ -186,9 +189,13 @@ class RedisStore:
         self.counts["foreign"] += 1
         self._send(self._command("drop", owner, "0", id))
 
+    def mark(self, owner: str) -> int:
+        """What the last look-up or the stream said. It may lag behind, which only refuses an answer too many."""
+        return self._marks.get(owner, 0)
+
     # What is written.
 
-    def put(self, entry: Entry, limit: int) -> None:
+    def put(self, entry: Entry, limit: int, mark: int | None = None) -> None:
         left = int((entry.expires - self._clock()) * 1000)
         if left <= 0 or entry.size > min(limit // 4, self._largest):
             self.counts["refused"] += 1
@@ -201,9 +208,11 @@ class RedisStore:
         except UnicodeEncodeError:  # half of a character in a name or a question
             self.counts["refused"] += 1
             return
-        labels = " ".join(("", *_labels((entry.namespace,), entry.tags, entry.sources)))
+        origin = () if entry.alias_of is None else (entry.alias_of,)
+        labels = " ".join(("", *_labels((entry.namespace,), entry.tags, entry.sources, origin)))
         figures = (left, entry.size, entry.worth, limit)
-        self._send(self._command("put", entry.tenant, entry.id, sealed, *figures, labels, notice), entry.size)
+        late = ("" if mark is None else mark, *_labels((), (), (), (entry.id,)))
+        self._send(self._command("put", entry.tenant, entry.id, sealed, *figures, labels, notice, *late), entry.size)
 
     def used(self, entry: Entry) -> None:
         self._send(self._command("used", entry.tenant, entry.id))
@@ -226,22 +235,35 @@ class RedisStore:
 
     async def delete(self, what: Selection) -> int:
         needles = _labels(*(() if one is None else (one,) for one in (what.namespace, what.tag, what.source)))
-        count, cursor = 0, b"0"
+        named = _labels((), (), (), () if what.id is None else (what.id,))
         try:
+            # First, so that an answer on its way comes either before, and is found, or after, and is refused.
+            mark = await self._writes.ask(self._command("deletion", what.owner, *needles, *named))
+            self._learnt(what.owner, mark)
             if not needles and what.id is None:
                 await self._sweep(what.owner)
-            while True:
-                reply = await self._writes.ask(self._command("drop", what.owner, cursor, what.id or "", *needles))
-                match reply:
-                    case [bytes(cursor), int(gone)]:
-                        count += gone
-                    case _:
-                        raise LinkDown
-                if cursor == b"0":
-                    self.counts["deleted"] += count
-                    return count
+            count = await self._drop_all(what.owner, "", *needles, *named)  # of an id: its aliases
+            count += 0 if what.id is None else await self._drop_all(what.owner, what.id, *needles)
         except LinkDown:
             raise StoreUnavailable("the cache's store does not answer; not everything is deleted") from None
+        self.counts["deleted"] += count
+        return count
+
+    async def _drop_all(self, owner: str, id: str, *needles: str) -> int:
+        count, cursor = 0, b"0"
+        while True:
+            match await self._writes.ask(self._command("drop", owner, cursor, id, *needles)):
+                case [bytes(cursor), int(gone)]:
+                    count += gone
+                case _:
+                    raise LinkDown
+            if cursor == b"0":
+                return count
+
+    def _learnt(self, owner: str, mark: Any) -> None:
+        if not isinstance(mark, bytes) or not mark.isdigit():
+            raise LinkDown
+        self._marks[owner] = max(int(mark), self.mark(owner))
 
     async def _sweep(self, owner: str) -> None:
         """Everything of the owner, also what the server's own eviction has left without a row."""
@@ -348,6 +370,9 @@ class RedisStore:
                 raise Foreign("a notice under another owner's name")
             if entry.expires > self._clock():
                 yield Change("put", owner, entry.id, entry)
+        elif what == "deleted":
+            if owner in self._stems:  # one that this process has to do with
+                self._marks[owner] = max(int(record[b"m"]), self.mark(owner))
         elif what in ("gone", "barred"):
             kind: Literal["gone", "barred"] = "gone" if what == "gone" else "barred"
             for id in record[b"i"].decode().split():
@@ -362,9 +387,11 @@ class RedisStore:
                 log.exception("a listener failed at %r of an entry", change.what)
 
 
-def _labels(namespaces: Sequence[str], tags: Sequence[str], sources: Sequence[str]) -> list[str]:
+def _labels(
+    namespaces: Sequence[str], tags: Sequence[str], sources: Sequence[str], ids: Sequence[str] = ()
+) -> list[str]:
     """What a deletion looks for, in digests: the book holds nobody's words."""
-    kinds = (("n", namespaces), ("t", tags), ("s", sources))
+    kinds = (("n", namespaces), ("t", tags), ("s", sources), ("i", ids))
     return [f"{kind}:{hashlib.sha256(_utf8(text)).hexdigest()[:16]}" for kind, texts in kinds for text in texts]
 
 

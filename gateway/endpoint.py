@@ -13,12 +13,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..protocol.errors import GatewayError, TrimtabError, UpstreamAnswered, UpstreamTimeout, to_wire
+from ..protocol.errors import Draining, GatewayError, TrimtabError, UpstreamAnswered, UpstreamTimeout, to_wire
 from ..protocol.exchange import Exchange
 from ..protocol.messages import Answer, Kind, Request, Usage
 from ..protocol.tokens import count
 from .admit import prompt_size
 from .answer import OpenStream
+from .controls import NONE
 from .entrance import Entrance, unforeseen
 from .mapping import Mapping, Translator
 from .outlet import Outlet
@@ -273,6 +274,10 @@ class _Run:
         exchange.receipt.error = f"{error.code}: {error.message}"[:300]
         log.info("request %s for %s failed: %s", exchange.id, exchange.receipt.model[:100], exchange.receipt.error)
         self._status = error.http_status
+        if exchange.recorder is not None:
+            exchange.recorder.close(error if _anybodys(error, exchange) else None)  # before a slow client holds it up
+        if exchange.recalled is not None and not self._begun:
+            _unserved(exchange)
         if isinstance(error, _TooSlow):
             self._outcome = "disconnected"
             if self._connection is not None:
@@ -363,6 +368,24 @@ def _forget(exchange: Exchange) -> None:
     if exchange.recorder is not None:
         exchange.recorder.close()
         exchange.recorder = None  # it knows the exchange: a circle, with the whole answer in it
+
+
+def _anybodys(error: TrimtabError, exchange: Exchange) -> bool:
+    """Whether whoever asks the same comes to the same: not where it is this client's pace, its patience, or our end."""
+    controls = exchange.facts.get("controls", NONE)
+    hurried = controls.timeout is not None or controls.first_token is not None
+    return not isinstance(error, _TooSlow | Draining) and not (hurried and isinstance(error, UpstreamTimeout))
+
+
+def _unserved(exchange: Exchange) -> None:
+    """What was to be recalled never came, and an error goes out: nothing says that it is an answer from memory."""
+    exchange.recalled = None
+    exchange.facts["cache"] = "miss"
+    for name in ("cache_age", "cache_id", "cache_reason"):
+        exchange.facts.pop(name, None)
+    for line in exchange.receipt.lines:
+        if line.stage == "recall":
+            line.did, line.entry = "miss", None
 
 
 async def _used_up(chunks: AsyncIterator[bytes]) -> None:
