@@ -1,4 +1,4 @@
-"""The command line: `trimtab serve | check | explain | route | keys | fetch | demo`.
+"""The command line: `trimtab serve | check | explain | route | replay | keys | fetch | demo`.
 
 Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
 """
@@ -65,6 +65,21 @@ _EVAL_EPILOG = (
 )
 
 
+_REPLAY_EPILOG = """examples:
+  trimtab replay ledger.sqlite --tenant acme --policy policies.yaml --plots out/
+  trimtab replay labels.jsonl --policy policies.yaml --price small=0.05/0.20 --price large=2/0.5/8
+  trimtab replay labels.jsonl --policy trimtab.yaml -c trimtab.yaml --calibration support.json
+
+policies.yaml is one policy, written as in a tenant's `route:`, or several by name:
+  careful: {floor: 0.98, audit: 0.05}
+  third:   {large_share: 0.33}
+  budget:  {usd_per_day: 5}
+
+LOG is a ledger (what was thought of each prompt is on its receipts), or labelled prompts as `trimtab route fit` takes
+them, perhaps with "at" (seconds since 1970), "tokens" {"prompt": 210, "small": 95, "large": 130}, "session", "model".
+"""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status is 0 when it worked, 1 when it did not, 2 when the command line is wrong."""
     args = _parser().parse_args(argv)
@@ -107,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_explain(commands)
     _add_route(commands)
+    _add_replay(commands)
     _add_keys(commands)
     _add_fetch(commands)
     _add_demo(commands)
@@ -209,6 +225,39 @@ def _add_route(commands: Commands) -> None:
     judged.set_defaults(run=_route_eval)
 
 
+def _add_replay(commands: Commands) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="what a routing policy would have done to recorded traffic",
+        description="What routing policies would have done to recorded traffic: money, share, quality.",
+        epilog=_REPLAY_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    replay.add_argument("log", type=Path, nargs="+", metavar="LOG", help="a ledger, or files of labelled prompts")
+    replay.add_argument("--policy", type=Path, required=True, metavar="FILE", help="YAML: a policy, or several by name")
+    replay.add_argument("-c", "--config", type=Path, metavar="FILE", help="a configuration to take models' prices from")
+    replay.add_argument(
+        "--price", type=_price, action="append", default=[], metavar="NAME=IN/OUT", help="US dollars a million tokens"
+    )
+    replay.add_argument("--calibration", type=Path, metavar="FILE", help="for labelled prompts (default: what ships)")
+    replay.add_argument("--small", metavar="NAME", help="the small model's name in the labels (default: small)")
+    replay.add_argument("--large", metavar="NAME", help="the large model's (default: large)")
+    replay.add_argument("-t", "--tenant", metavar="NAME", help="of a ledger, this tenant's requests only")
+    replay.add_argument("--plots", type=Path, metavar="FOLDER", help="draw money.png, share.png and quality.png there")
+    replay.add_argument("--json", action="store_true", help="print JSON")
+    replay.add_argument("--seed", type=int, default=0, help="of audits and intervals (default: 0)")
+    replay.set_defaults(run=_replay)
+
+
+def _price(text: str) -> tuple[str, object]:
+    from .commands.recorded import price
+
+    try:
+        return price(text)
+    except (ValueError, ArithmeticError) as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+
+
 def _add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", metavar="NAME", help="the small model's name in the labels (default: small)")
     parser.add_argument("--large", metavar="NAME", help="the large model's (default: large)")
@@ -281,6 +330,12 @@ def _route_eval(args: argparse.Namespace) -> int:
     from .commands import route
 
     return route.evaluate(args)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from .commands import replay
+
+    return replay.run(args)
 
 
 def _keys_new(args: argparse.Namespace) -> int:

@@ -83,7 +83,7 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    calibration = _calibration(args.calibration)
+    calibration = calibration_of(args.calibration)
     rows = rows_of(args.data)
     seen = Seen.of(calibration.extra.get("seen"))
     fresh = [row for row in rows if row.prompt not in seen]
@@ -242,7 +242,8 @@ def _plot(path: Path | None, held: Judged, name: str) -> None:
     _say(f"drew {path}")
 
 
-def _calibration(path: Path | None) -> Calibration:
+def calibration_of(path: Path | None) -> Calibration:
+    """The one of a file, or the one that ships. Raises Unusable."""
     if path is None:
         return shipped()
     try:
