@@ -37,15 +37,20 @@ def power_of_two(name: str, size: int, least: int, most: int) -> None:
         raise ValueError(f"{name}: expected a power of two from {least} to {most}, got {size}")
 
 
-def queries(q: torch.Tensor, k_pages: torch.Tensor) -> None:
+def queries(q: torch.Tensor, kv_heads: int) -> None:
     tensor("q", q, (None, None, None), FLOATS, q.device)
-    if k_pages.dim() != 4:
-        raise ValueError(f"k_pages: expected shape [pages, kv_heads, page, d], got {pretty(tuple(k_pages.shape))}")
-    heads, d, kv_heads = *q.shape[1:], k_pages.shape[1]
+    heads, d = q.shape[1:]
     if kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"q: {heads} heads are not a multiple of {kv_heads} key/value heads")
     if d < 16 or d > 256 or d % 8:
         raise ValueError(f"q: heads must be 16 to 256 wide in steps of 8, got {d}")
+
+
+def heads_of(name: str, x: torch.Tensor, dims: int) -> int:
+    """The key/value heads of what should have so many axes; they are the second."""
+    if x.dim() != dims:
+        raise ValueError(f"{name}: expected {dims} axes, got shape {pretty(tuple(x.shape))}")
+    return x.shape[1]
 
 
 def paged(q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor) -> None:
@@ -67,8 +72,8 @@ def masks(window: int, sinks: int, soft_cap: float, scale: float) -> None:
         raise ValueError(f"sinks: expected 0 or more, got {sinks}")
     if not (soft_cap >= 0.0):
         raise ValueError(f"soft_cap: expected 0 (none) or more, got {soft_cap}")
-    if scale != scale or scale in (float("inf"), float("-inf")):
-        raise ValueError(f"scale: expected a finite number, got {scale}")
+    if not 0.0 < scale < float("inf"):
+        raise ValueError(f"scale: expected a finite number above 0, got {scale}")
 
 
 def scales(name: str, x: torch.Tensor | None, pages: int, kv_heads: int, device: torch.device) -> int:

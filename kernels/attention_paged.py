@@ -77,22 +77,31 @@ def read_tile(ptr, page_stride, slot_stride, page, slot, columns, mask, D: tl.co
 
 
 @jit
-def fold(q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale, CAPPED: tl.constexpr, BY_PAGE: tl.constexpr):
+def fold(
+    q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale,
+    CAPPED: tl.constexpr, BY_KEY: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
     """One tile into the running (best score, sum of weights, weighted values); scores are in base 2."""
-    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * inner
-    if BY_PAGE:
+    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+    if BY_KEY:
         scores *= k_scale[None, :]
+    factor = inner
     if CAPPED:
         # tanh by the exponential that the hardware has: -2.885 is -2 log2(e), and 2^64 is infinity enough.
-        scores = outer * (2.0 / (1.0 + tl.exp2(tl.minimum(-2.8853900817779268 * scores, 64.0))) - 1.0)
-    scores = tl.where(seen, scores, float("-inf"))
-    higher = tl.maximum(best, tl.max(scores, 1))
-    # A row that has seen nothing yet stays at -inf; 0 in its place makes its weights 0 and not NaN.
-    base = tl.where(higher == float("-inf"), 0.0, higher)
-    weights = tl.exp2(scores - base[:, None])
+        scores = outer * (2.0 / (1.0 + tl.exp2(tl.minimum(-2.8853900817779268 * inner * scores, 64.0))) - 1.0)
+        factor = 1.0
+    if MASKED:
+        scores = tl.where(seen, scores, float("-inf"))
+    # The factor is positive: it can wait until the maximum is known, and becomes one fused multiply and subtract.
+    higher = tl.maximum(best, tl.max(scores, 1) * factor)
+    base = higher
+    if MASKED:
+        # A row that has seen nothing yet stays at -inf; 0 in its place makes its weights 0 and not NaN.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+    weights = tl.exp2(scores * factor - base[:, None])
     shrink = tl.exp2(best - base)
     total = total * shrink + tl.sum(weights, 1)
-    if BY_PAGE:
+    if BY_KEY:
         weights *= v_scale[None, :]
     acc = acc * shrink[:, None] + tl.dot(weights.to(q.dtype), v.to(q.dtype), input_precision="ieee")
     return higher, total, acc
@@ -186,7 +195,7 @@ def _paged_kernel(
             k_scale = tl.load(k_scale_ptr + page * k_scale_page + kv * k_scale_head, mask=present, other=0.0)
             v_scale = tl.load(v_scale_ptr + page * v_scale_page + kv * v_scale_head, mask=present, other=0.0)
         best, total, acc = fold(
-            q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale, CAPPED, SCALED == 2
+            q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale, CAPPED, SCALED == 2, True
         )
 
     if globals_ptr is not None:
@@ -208,7 +217,7 @@ def _paged_kernel(
                 k_scale = tl.load(k_scale_ptr + page * k_scale_page + kv * k_scale_head, mask=present, other=0.0)
                 v_scale = tl.load(v_scale_ptr + page * v_scale_page + kv * v_scale_head, mask=present, other=0.0)
             best, total, acc = fold(
-                q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale, CAPPED, SCALED == 2
+                q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale, CAPPED, SCALED == 2, True
             )
 
     read = acc / tl.where(total > 0.0, total, 1.0)[:, None]
@@ -369,7 +378,7 @@ def check_arguments(
     pages_top_k: torch.Tensor | None, out: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
     """Everything that can be said without asking the device. The output, made when there is none."""
-    check.queries(q, k_pages)
+    check.queries(q, check.heads_of("k_pages", k_pages, 4))
     check.paged(q, k_pages, v_pages, page_table)
     sequences, pages, kv_heads = page_table.shape[0], k_pages.shape[0], k_pages.shape[1]
     check.lengths("q_start", q_start, sequences + 1, q.device)
