@@ -134,6 +134,7 @@ class Answer:
         exchange.receipt.attempts += 1
         if attempt == 1:
             served.budget.call()
+        called = self._clock()
         try:
             result = await verb(exchange, served, call)
         except TrimtabError as e:
@@ -148,6 +149,7 @@ class Answer:
             breaker.began()
         else:
             breaker.success()
+        served.waits.seen(self._clock() - called, isinstance(result, OpenStream))
         exchange.receipt.target = served.target.name
         return result
 

@@ -16,6 +16,7 @@ from .breaker import Breaker
 from .continuation import Style
 from .retry import RetryBudget, RetryPolicy
 from .slots import Slots
+from .waits import Waits
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Served:
     breaker: Breaker = field(default_factory=Breaker)
     budget: RetryBudget = field(default_factory=RetryBudget)
     fallbacks: tuple[str, ...] = ()
+    waits: Waits = field(default_factory=Waits)
     slots: Slots | None = None
     continues: Style | None = None
     thinking: Thinking | None = None

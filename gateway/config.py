@@ -24,6 +24,7 @@ from ..cache.policy import CachePolicy
 from ..compression.policy import CompressionPolicy
 from ..protocol.exchange import Limits, Tenant
 from ..protocol.money import dollars, microdollars
+from ..routing.calibration_file import read as check_calibration
 from ..routing.policy import OutputPolicy, RoutePolicy
 from .config_checks import cross_check
 from .config_default import VARIABLES, default_ledger, default_models
@@ -53,11 +54,23 @@ class ServerConfig(Section):
     keep_alive_s: Seconds = 75.0
 
 
+def _calibration(value: Any) -> Any:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("must be the path of a file that `trimtab route fit` wrote")
+    path = Path(value).expanduser()
+    check_calibration(path)
+    return path
+
+
 class RouteConfig(Section):
-    """A name that stands for a small and a large model; where one is left out, the other is both."""
+    """A name that stands for a small and a large model; where one is left out, the other is both.
+
+    `calibration`: what is thought of prompts, fitted on this pair by `trimtab route fit`; left out: what ships, which
+    was fitted on another one."""
 
     small: Name
     large: Name
+    calibration: Annotated[Path, BeforeValidator(_calibration)] | None = None
     fallbacks: tuple[Name, ...] = ()
     aliases: tuple[Name, ...] = ()
     listed: Flag = True

@@ -16,6 +16,7 @@ from .nearest import suggestion
 from .problem import Path
 
 if TYPE_CHECKING:
+    from ..routing.policy import RoutePolicy
     from .config import Config
 
 Finding = tuple[Path, str]
@@ -70,9 +71,21 @@ def _references(config: Config) -> Iterator[Finding]:
         if judge is not None and judge not in config.names:
             where = ("tenants", name, "policy", "cache", "semantic", "judge")
             yield where, f"there is no model or route {judge!r}{suggestion(judge, config.names)}"
+        yield from _routing(config, ("tenants", name, "policy", "route"), tenant.policy.route)
         for i, key in enumerate(tenant.keys):
             path = ("tenants", name, "keys", i, "models")
             yield from _unknown(path, key.models or (), config.names, "model or route")
+
+
+def _routing(config: Config, path: Path, policy: RoutePolicy) -> Iterator[Finding]:
+    if policy.judge is not None and policy.judge not in config.names:
+        yield (*path, "judge"), f"there is no model or route {policy.judge!r}{suggestion(policy.judge, config.names)}"
+    among = {name for route in config.routes.values() for name in (route.small, route.large, *route.fallbacks)}
+    for i, rule in enumerate(policy.rules):
+        if rule.goes not in ("small", "large", *among):
+            known = ["small", "large", *among]
+            cause = f"must be small, large or a model of a route, not {rule.goes!r}{suggestion(rule.goes, known)}"
+            yield (*path, "rules", i, "goes"), cause
 
 
 def _unknown(path: Path, wanted: Iterable[str], known: Iterable[str], what: str) -> Iterator[Finding]:

@@ -330,6 +330,7 @@ class _Run:
             (b"x-trimtab-cache", str(exchange.facts.get("cache", "off")).encode()),
             (b"x-trimtab-attempts", b"%d" % exchange.receipt.attempts),
             *_about_cache(exchange),
+            *_about_route(exchange),
             *self._limit_headers,
         ]
 
@@ -361,6 +362,18 @@ def _about_cache(exchange: Exchange) -> Headers:
     if "cache_reason" in facts:
         headers.append((b"x-trimtab-cache-reason", facts["cache_reason"].encode("ascii", "replace")))
     return headers
+
+
+def _about_route(exchange: Exchange) -> Headers:
+    """Who was chosen to answer, and why; who did is `x-trimtab-model`."""
+    routed = exchange.receipt.routed
+    if routed is None or exchange.recalled is not None:
+        return []
+    reason = next((line.reason for line in exchange.receipt.lines if line.stage == "route"), None) or ""
+    return [
+        (b"x-trimtab-route", routed.chose.encode("ascii", "replace")),
+        (b"x-trimtab-route-reason", reason.encode("ascii", "replace")),
+    ]
 
 
 def _forget(exchange: Exchange) -> None:

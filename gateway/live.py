@@ -42,6 +42,7 @@ from .model_facts import model_facts
 from .pipeline import Pipeline
 from .planning import Planning, beside
 from .retry import RetryPolicy
+from .routing import Routing
 from .settle import Settle
 from .slots import Slots
 from .stages import Pruning, Stages
@@ -127,10 +128,16 @@ class Gateway:
         self._queues: dict[str, Slots] = {}
         self._settle = Settle(limiter, ledger, self.metrics, clock, self.planning.learn)
         self.cache = cache or Cache()
-        self._stages = Stages(lambda: self.live.catalogue, self.cache, Auditing(self), clock, wall, self.planning)
+        auditing = Auditing(self)
+        books = ledger if isinstance(self.cache.store, MemoryStore) else self.cache.store
+        self.routing = Routing(lambda: self.live.catalogue, books, ledger.spent_on, auditing, self.metrics, clock, wall)
+        self._stages = Stages(
+            lambda: self.live.catalogue, self.cache, auditing, clock, wall, self.planning, self.routing
+        )
         self._config = config
         self.live = self._build(config)
         self._stages.adopt(self.live.pruning)
+        self.routing.adopt(self.routing.routes(config), self.live.pruning.embedder)
         self._resize(config)
 
     # Life: start, reconfigure, drain, close.
@@ -144,6 +151,7 @@ class Gateway:
         await asyncio.gather(*(self._start(served) for served in self.live.catalogue.all()))
         await self.live.pruning.start()
         await self._restore_spending(self._config)
+        await self.routing.start(self._config)
 
     async def apply(self, config: Config) -> None:
         """Serve by another configuration from now on. If a new backend cannot start, nothing changes."""
@@ -151,6 +159,7 @@ class Gateway:
         fresh: list[Served] = []
         pruning = self.live.pruning
         try:
+            routes = await asyncio.to_thread(self.routing.routes, config)
             live = self._build(config, pruning)
             pruning = live.pruning
             fresh = [s for name, (_, s) in self._backends.items() if name not in before or before[name][1] is not s]
@@ -158,6 +167,7 @@ class Gateway:
             if pruning is not self.live.pruning:
                 await pruning.start()
             await self._restore_spending(config)
+            await self.routing.start(config)
         except BaseException:
             self._backends = before
             if pruning is not self.live.pruning:
@@ -167,6 +177,7 @@ class Gateway:
         outlived = self.live.pruning
         self.live, self._config = live, config
         self._stages.adopt(pruning)
+        self.routing.adopt(routes, pruning.embedder)
         self._resize(config)
         if outlived is not pruning:
             await outlived.close()  # a request that still waits for it goes on unpruned
@@ -182,6 +193,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*retired, return_exceptions=True)
         await asyncio.gather(*(served.backend.close() for _, served in self._backends.values()), return_exceptions=True)
+        await self.routing.close()
         await self.live.pruning.close()
         await self._stages.close()
         await self.planning.close()
@@ -282,6 +294,7 @@ class Gateway:
 
     def settle(self, exchange: Exchange, live: Live, outcome: str, status: int) -> None:
         self._settle(exchange, live.catalogue, outcome, status)
+        self.routing.settled(exchange, outcome)
 
     async def verdict(
         self, tenant: str, entry: str, score: float | None, wrong: bool, namespace: str | None = None
@@ -336,6 +349,7 @@ class Gateway:
             if served.slots is not None:
                 self.metrics.queued(served.target.name, served.slots)
         self.metrics.shaped(self.planning.effects)
+        self.routing.measure()
         self.metrics.cache_store_up.set(1 if self.cache.store.healthy else 0)
         self.metrics.stored(self.cache.store.counts)
 

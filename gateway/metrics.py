@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..cache.store import Held
-from ..protocol.exchange import Receipt, ReceiptLine
+from ..protocol.exchange import Receipt, ReceiptLine, Routed
 from ..routing.shape_effect import Effects
 from .slots import Slots
 
@@ -109,6 +109,16 @@ class Metrics:
         self._planned = counter(
             "trimtab_length_plans", "What was asked of a model about its answer's length.", "model", "what"
         )
+        self._routes = counter(
+            "trimtab_route_decisions", "Which side of a pair was chosen, and what decided.", "tenant", "side", "why"
+        )
+        self._fell_back = counter(
+            "trimtab_route_fallbacks", "Requests that another model answered than the one chosen.", "tenant", "chosen"
+        )
+        self._large = self._gauge("trimtab_route_large_share", "The large model's part of late.", "tenant", "route")
+        self._drifts = self._gauge("trimtab_route_drift", "1 while the drift alarm rings.", "tenant", "route")
+        self._route_audits = counter("trimtab_route_audits", "What both models' answers were found to be.", "result")
+        self._route_words = counter("trimtab_route_words", "What was said of routed answers, or told of them.", "word")
         self._waited = histogram("trimtab_queue_wait_seconds", "Waiting for a model's slot.", _SECONDS, "model")
         self._unplaced = counter("trimtab_queue_unserved", "Who waited for a slot and got none.", "model", "why")
         self._depth = self._gauge("trimtab_queue_depth", "Requests that wait for a model's slot.", "model")
@@ -191,6 +201,8 @@ class Metrics:
                 self._smaller(line)
             elif line.stage == "recall" and line.did != "off":
                 self._recalled(tenant, line.did).inc()
+            elif line.stage == "route" and receipt.routed is not None:
+                self._routed_to(receipt, receipt.routed)
             elif line.stage == "plan" and line.length is not None:
                 self._lengths(line, model, receipt)
             elif line.stage == "queue" and line.ms is not None:
@@ -214,6 +226,22 @@ class Metrics:
             tokens = receipt.usage.completion
             named = zip(_QUANTILES, line.length, strict=True)
             self._foreseen(model, next((name for name, most in named if tokens <= most), "beyond")).inc()
+
+    def _routed_to(self, receipt: Receipt, routed: Routed) -> None:
+        side = {routed.small: "small", routed.large: "large"}.get(routed.chose, "other")
+        self._routes(receipt.tenant, side, routed.why).inc()
+        if receipt.target and receipt.target != routed.chose and receipt.attempts:
+            self._fell_back(receipt.tenant, side).inc()
+
+    def router(self, tenant: str, route: str, large: float | None, drifts: bool) -> None:
+        """How a tenant's route stands."""
+        if large is not None:
+            self._large(tenant, route).set(large)
+        self._drifts(tenant, route).set(1 if drifts else 0)
+
+    def route_events(self, audits: Mapping[str, int], words: Mapping[str, int]) -> None:
+        self._catch_up("route audits", audits, lambda result: self._route_audits(result))
+        self._catch_up("route words", words, lambda word: self._route_words(word))
 
     def queued(self, model: str, slots: Slots) -> None:
         """How a model's queue stands, and what became of those who left it."""

@@ -26,6 +26,7 @@ from ..compression.policy import CompressionPolicy
 from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange, Recorder, Stage, Target
 from ..protocol.messages import Request
+from ..routing.policy import RoutePolicy
 
 log = logging.getLogger("trimtab.pipeline")
 
@@ -80,6 +81,9 @@ class Pipeline:
         except StopIteration:
             return
         seconds = self._seconds or patience(exchange.policy(CompressionPolicy), exchange.policy(CachePolicy))
+        route = exchange.policy(RoutePolicy)
+        if route.scores and not self._seconds:
+            seconds += route.deadline_ms / 1000
         try:
             async with asyncio.timeout(seconds):
                 await _Rest(steps, first)

@@ -80,11 +80,24 @@ def _saved(exchange: Exchange, price: Price) -> int:
         return 0
     if exchange.recalled is not None:
         return _recalled(exchange, price)
+    routed = exchange.receipt.routed
+    if routed is not None and routed.large in routed.prices and price.known:
+        return _routed(exchange, price, Price(*routed.prices[routed.large], known=True))
     saved = sum(line.saved_microusd or 0 for line in exchange.receipt.lines)
     first = exchange.targets[0].price if exchange.targets else price
     if not saved or price.input == first.input or not exchange.receipt.target:
         return saved
     return saved * price.input // first.input if first.input else 0
+
+
+def _routed(exchange: Exchange, price: Price, large: Price) -> int:
+    """Beside the large model answering everything: it is what the stages before the router reckoned by, and what it
+    would have asked for this very answer, less what was asked."""
+    usage = exchange.spent or Usage()
+    for line in exchange.receipt.lines:
+        if line.stage == "route":
+            line.saved_microusd = large.of(usage) - price.of(usage)
+    return sum(line.saved_microusd or 0 for line in exchange.receipt.lines)
 
 
 def _recalled(exchange: Exchange, price: Price) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,11 +25,13 @@ from ..compression.prefix import PrefixMemory
 from ..compression.prune import Prune
 from ..protocol.exchange import Exchange, Stage
 from ..routing.plan import Plan
-from ..routing.route import Route
+from ..routing.route import Alone, Route
+from ..routing.router import Router
 from .caching import Cache, Wordings, beside
 from .catalogue import Catalogue
 from .config import Config
 from .planning import Planning
+from .routing import Routing, wanted
 from .summarise import Summarise, summariser
 
 if TYPE_CHECKING:
@@ -69,8 +72,10 @@ class Stages:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         planning: Planning | None = None,
+        routing: Routing | None = None,
     ) -> None:
         self._catalogue = catalogue
+        self._route = Route(Router(wall, random.random), Alone(), random.random) if routing is None else routing.stage
         self._plan = Plan((planning or Planning()).planner, self._wants_length)
         self._cache = cache or Cache()
         self._clock = clock
@@ -87,7 +92,7 @@ class Stages:
     def pruning(self, config: Config, before: Pruning | None = None) -> Pruning:
         """The one that there was, if the configuration asks for the same; else a new one, to be started."""
         semantic = any(tenant.policy.cache.semantic.enabled for tenant in config.tenants.values())
-        options = config.embedder.resolved() if semantic or _embeds(config) else None
+        options = config.embedder.resolved() if semantic or _embeds(config) or wanted(config) else None
         if before is not None and (before.options, before.semantic) == (options, semantic):
             return before
         embedder = None if options is None else _opened(options)
@@ -97,7 +102,7 @@ class Stages:
 
     def optimisations(self, pruning: Pruning) -> list[Stage]:
         """The stages in their order."""
-        return [self._recall, pruning.stage, self._compress, self._plan, Route()]
+        return [self._recall, pruning.stage, self._compress, self._plan, self._route]
 
     def adopt(self, pruning: Pruning) -> None:
         """The configuration that this was made for serves from now on."""
@@ -171,5 +176,5 @@ def _opened(options: EmbedOptions) -> Embedder | None:
     try:
         return open_embedder(options)
     except MissingExtra as e:
-        log.warning("compression and the semantic cache go without: %s", e)  # and say so on every receipt
+        log.warning("compression, the semantic cache and the router go without: %s", e)  # and say so on every receipt
         return None

@@ -136,6 +136,29 @@ class ReceiptLine(msgspec.Struct, omit_defaults=True):
     parts: list[Part] = []
     entry: str | None = None
     score: float | None = None
+    length: tuple[int, int, int, int] | None = None
+
+
+class Routed(msgspec.Struct, omit_defaults=True, frozen=True):
+    """How it was decided who answers, with what a replay needs: by model, P(good) as it was thought, the cost of this
+    request as it was planned (micro-dollars), the prices (input, cached input, output; micro-dollars per million
+    tokens). `distance` above 1 is out of domain; `chance` is how likely just this choice was; `session` and
+    `calibration` are digests; `why` is the reason's kind."""
+
+    small: str
+    large: str
+    chose: str
+    goal: str
+    why: str = ""
+    good: dict[str, float] = {}
+    distance: float | None = None
+    prompt_tokens: int = 0
+    costs: dict[str, int] = {}
+    prices: dict[str, tuple[int, int, int]] = {}
+    session: str = ""
+    chance: float = 1.0
+    audited: bool = False
+    calibration: str = ""
 
 
 class Receipt(msgspec.Struct, omit_defaults=True):
@@ -161,6 +184,7 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     total_ms: float | None = None
     lines: list[ReceiptLine] = []
     charges: list[Charge] = []
+    routed: Routed | None = None
     end_user: str | None = None
     tags: list[str] = []
 

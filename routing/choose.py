@@ -71,9 +71,10 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """The policy's goal with what it needs now. `alone`: the goal names the one model that may answer. `floor`: see floor.allowed; `is_large`: whether a gain is within the
-    share that the large model may answer (share.LiveShare, at the asked or the paced share), asked at most once.
-    `microusd_per_good`: what one good answer is worth (the other side of lambda); `microusd_per_s`: a second's wait."""
+    """The policy's goal with what it needs now. `alone`: the goal names the one model that may answer. `floor`: see
+    floor.allowed; `is_large`: whether a gain is within the share that the large model may answer (share.LiveShare, at
+    the asked or the paced share), asked at most once. `microusd_per_good`: what one good answer is worth (the other
+    side of lambda); `microusd_per_s`: a second's wait."""
 
     goal: Goal
     alone: bool = False
@@ -85,9 +86,10 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`ranked`: whom to try, in order. `why`: the reason's kind, for a metric. `advantage`: what the first is worth over the second, in micro-dollars, for
-    affinity.stay; `sure`: whether a switch back is not to be considered (a rule, a capability, a promise). `check`: the first one's answer is to be checked before it goes
-    out, and the second is asked if it will not do (cascade.py)."""
+    """`ranked`: whom to try, in order. `why`: the reason's kind, for a metric. `advantage`: what the first is worth
+    over the second, in micro-dollars, for affinity.stay; `sure`: whether a switch back is not to be considered (a rule,
+    a capability, a promise). `check`: the first one's answer is to be checked before it goes out, and the second is
+    asked if it will not do (cascade.py)."""
 
     ranked: tuple[str, ...]
     reason: str

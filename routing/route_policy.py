@@ -148,6 +148,14 @@ class RoutePolicy(BaseModel):
         return None if self.usd_per_day is None else microdollars(self.usd_per_day)
 
     @functools.cached_property
+    def microusd_per_good(self) -> int:
+        return 0 if self.value is None else microdollars(self.value)
+
+    @functools.cached_property
+    def microusd_per_s(self) -> int:
+        return microdollars(self.usd_per_s)
+
+    @functools.cached_property
     def compiled(self) -> tuple[Rule, ...]:
         return tuple(rule.rule() for rule in self.rules)
 

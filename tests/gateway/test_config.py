@@ -294,7 +294,7 @@ def test_every_section_can_be_made_with_no_arguments_or_says_what_it_needs() -> 
     needs = {"PriceConfig": {"input", "output"}, "RouteConfig": {"small", "large"}, "KeyConfig": {"hash"}}
     needs |= {"EngineModel": {"backend"}, "OpenAIModel": {"backend"}, "FakeModel": {"backend"}}
     needs |= {"EmbedModel": {"backend"}, "ThinkingConfig": {"by"}}
-    needs |= {"LitellmModel": {"backend", "model"}}
+    needs |= {"LitellmModel": {"backend", "model"}, "RouteRule": {"goes"}}
     for kind in _sections(Config, set()):
         required = {name for name, field in kind.model_fields.items() if field.is_required()}
         assert required == needs.get(kind.__name__, set()), kind.__name__
