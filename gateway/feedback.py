@@ -1,7 +1,9 @@
-"""`POST /v1/feedback`: somebody who was answered from the cache says whether the answer was right.
+"""`POST /v1/feedback`: somebody who was answered from the cache, or by whom a router chose, says whether it was right.
 
-An answer that was wrong is deleted and, for a while, offered to no other wording; what is believed of the semantic tier
-follows. The word counts for requests of the caller's own tenant that the cache answered, each verdict once.
+A kept answer that was wrong is deleted and, for a while, offered to no other wording; what is believed of the semantic
+tier follows. Of a model's answer the router learns what the model is worth to this tenant; a `correction` counts for
+more than a bare word, and its text is not kept. The word counts for requests of the caller's own tenant, each verdict
+once.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ log = logging.getLogger("trimtab.feedback")
 
 _REMEMBERED = 10_000  # verdicts, so that one that comes twice counts once
 _LONGEST = 1_000  # characters of a comment
-_KNOWN = ("request_id", "verdict", "comment")
+_LONGEST_CORRECTION = 20_000
+_KNOWN = ("request_id", "verdict", "comment", "correction")
 _ANSWERED = ("hit", "semantic-hit")
 _encode = msgspec.json.Encoder().encode
 
@@ -41,29 +44,38 @@ class Feedback:
     async def __call__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises InvalidKey, InvalidRequest, NotFound, Conflict, StoreUnavailable."""
         tenant = gateway.live.authenticate(scope["headers"]).tenant
-        request_id, wrong, comment = read(fields(await read_body(scope, receive, LARGEST)))
+        request_id, wrong, comment, corrected = read(fields(await read_body(scope, receive, LARGEST)))
         found = await gateway.ledger.find(request_id)
         if found is None or found.tenant != tenant.name:
             raise NotFound(f"there is no receipt '{request_id}'")
-        entry, line = served(found)
-        counted = self._first(request_id, wrong)
-        if counted:
-            try:
-                await _judge(gateway, tenant, entry, line.score, wrong)
-            except BaseException:
-                del self._heard[request_id, wrong]
-                raise
-            said = "wrong" if wrong else "right"
-            gateway.metrics.verdict(tenant.name, said)
-            log.info("request %s: the cache's answer %s was %s%s", request_id, entry, said, _quoted(comment))
-        told = {
+        line = served(found)
+        if line is None and found.routed is None:
+            cause = "this request was not answered from the cache, nor by whom a router chose"
+            raise Conflict(cause, param="request_id")
+        told: dict[str, Any] = {
             "object": "trimtab.feedback",
             "request_id": request_id,
             "verdict": "wrong" if wrong else "right",
-            "entry": entry,
-            "counted": counted,
+            "counted": self._first(request_id, wrong),
         }
+        if line is None:
+            told |= _routed(gateway, found, wrong, corrected) if told["counted"] else {"learnt": False}
+        else:
+            told["entry"] = line.entry
+            if told["counted"]:
+                await self._kept(gateway, tenant, request_id, line, wrong)
+        if told["counted"]:
+            what = f"the cache's answer {line.entry}" if line is not None else f"the answer of {found.target}"
+            log.info("request %s: %s was %s%s", request_id, what, told["verdict"], _quoted(comment))
         await send_bytes(send, 200, [JSON], _encode(told))
+
+    async def _kept(self, gateway: Gateway, tenant: Tenant, request_id: str, line: ReceiptLine, wrong: bool) -> None:
+        try:
+            await _judge(gateway, tenant, line.entry or "", line.score, wrong)
+        except BaseException:
+            del self._heard[request_id, wrong]
+            raise
+        gateway.metrics.verdict(tenant.name, "wrong" if wrong else "right")
 
     def _first(self, request_id: str, wrong: bool) -> bool:
         if (request_id, wrong) in self._heard:
@@ -84,28 +96,42 @@ async def _judge(gateway: Gateway, tenant: Tenant, entry: str, score: float | No
     await gateway.verdict(tenant.name, entry, score, wrong, namespace)
 
 
-def read(said: dict[str, Any]) -> tuple[str, bool, str]:
-    """The request's id, whether its answer was wrong, the comment. Raises InvalidRequest."""
+def _routed(gateway: Gateway, found: Receipt, wrong: bool, corrected: bool) -> dict[str, Any]:
+    learnt = gateway.routing.said(found.tenant, found.id, wrong, corrected)
+    return {"model": found.target, "learnt": learnt}
+
+
+def read(said: dict[str, Any]) -> tuple[str, bool, str, bool]:
+    """The request's id, whether its answer was wrong, the comment, and whether a right one was given. Raises
+    InvalidRequest."""
     for name in said:
         if name not in _KNOWN:
             raise InvalidRequest(f"'{name[:100]}' is an unknown key{suggestion(name[:100], _KNOWN)}", param=name[:100])
-    request_id, verdict, comment = (said.get(name) for name in _KNOWN)
+    request_id, verdict, comment, correction = (said.get(name) for name in _KNOWN)
+    if correction is not None and verdict is None:
+        verdict = "wrong"
     if not isinstance(request_id, str) or not 0 < len(request_id) <= 100:
         raise InvalidRequest("'request_id' must be the x-request-id of an answer", param="request_id")
     if verdict not in ("wrong", "right"):
         raise InvalidRequest('\'verdict\' must be "wrong" or "right"', param="verdict")
     if comment is not None and (not isinstance(comment, str) or len(comment) > _LONGEST):
         raise InvalidRequest(f"'comment' must be a text of at most {_LONGEST} characters", param="comment")
-    return request_id, verdict == "wrong", comment or ""
+    if correction is not None:
+        if not isinstance(correction, str) or not 0 < len(correction) <= _LONGEST_CORRECTION:
+            cause = f"'correction' must be a text of 1 to {_LONGEST_CORRECTION} characters"
+            raise InvalidRequest(cause, param="correction")
+        if verdict == "right":
+            raise InvalidRequest("an answer that was right needs no 'correction'", param="correction")
+    return request_id, verdict == "wrong", comment or "", correction is not None
 
 
-def served(receipt: Receipt) -> tuple[str, ReceiptLine]:
-    """The entry that answered the request, and what the receipt says of it. Raises Conflict if none did."""
+def served(receipt: Receipt) -> ReceiptLine | None:
+    """What the receipt says of the kept answer that the request was answered with; None if a model answered."""
     for line in receipt.lines:
         # With an attempt it was a model that answered after all: what was to be shared never came.
         if line.stage == "recall" and line.did in _ANSWERED and line.entry is not None and not receipt.attempts:
-            return line.entry, line
-    raise Conflict("this request was not answered from the cache", param="request_id")
+            return line
+    return None
 
 
 def _quoted(comment: str) -> str:
