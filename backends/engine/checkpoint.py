@@ -41,8 +41,9 @@ class Vocabulary:
 
     `texts` has each token in GPT-2's printable alphabet. Tokens of `control` have no text in an answer; those of
     `markers` (as <tool_call>) have, but like control tokens only the chat template may place them. `split` names how
-    words are cut (tokenizer.py). `ends` are the ids the file names as ending an answer; `begin` what a prompt starts
-    with, if `add_begin` says that it must.
+    words are cut (tokenizer.py), or is a pre-tokenizer as tokenizer.json has it; `whole_words`: a word that is a token
+    is that token, whatever the merges say. `ends` are the ids the file names as ending an answer; `begin` what a prompt
+    starts with, if `add_begin` says that it must.
     """
 
     texts: list[str]
@@ -54,6 +55,7 @@ class Vocabulary:
     begin: int | None = None
     end: int | None = None
     add_begin: bool = False
+    whole_words: bool = False
 
 
 class Checkpoint(Protocol):

@@ -1,23 +1,23 @@
-"""Text to token ids and back, from the vocabulary and merges inside a GGUF file (byte-level BPE).
+"""Text to token ids and back, from a checkpoint's vocabulary and merges (byte-level BPE).
 
-What users write never becomes a control token: control tokens are not in the vocabulary that `encode` uses. Only
+What users write never becomes a control token or a marker: neither is in the vocabulary that `encode` uses. Only
 `template.py` places them. Knows nothing of chats or of the model.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Bpe
 
 from ...protocol.errors import ModelUnavailable
+from .checkpoint import Vocabulary
 
-_CONTROL = 3  # the type of a control token in `tokenizer.ggml.token_type`
-
-# The splits that models were trained with, by the file's `tokenizer.ggml.pre`: facts of each model.
+# The splits that models were trained with, by the name GGUF files give them: facts of each model.
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -25,6 +25,7 @@ _LLAMA3 = (
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _GPT2 = ("default", "gpt-2", "gpt2", "olmo", "mpt")
 _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token is that token, merges or not
 _PATTERNS = {"llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "qwen2": _QWEN2, "deepseek-r1-qwen": _QWEN2}
 
 # Tokens that end an answer, whatever the file names as its one end token.
@@ -32,24 +33,24 @@ _ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|
 
 
 class Tokenizer:
-    """A model's tokenizer. `control` has each control token's id by its text; `ends` are the ids that end an answer."""
+    """A model's tokenizer. `placed` has the id of each token that only a template may place, by its text, `control`
+    those of them that have no text in an answer; `ends` are the ids that end an answer."""
 
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        """Raises ModelUnavailable when the file's tokenizer is missing or of a kind we do not have."""
-        if metadata.get("tokenizer.ggml.model") != "gpt2":
-            kind = metadata.get("tokenizer.ggml.model", "none")
-            raise ModelUnavailable(f"the weights' tokenizer is '{kind}'; the engine has byte-level BPE ('gpt2')")
-        tokens: list[str] = metadata.get("tokenizer.ggml.tokens", [])
-        kinds: list[int] = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-        self.size = len(tokens)
-        self.control = {text: i for i, text in enumerate(tokens) if kinds[i] == _CONTROL}
-        self.bytes = [b"" if kinds[i] == _CONTROL else _to_bytes(text) for i, text in enumerate(tokens)]
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Raises ModelUnavailable when the merges do not fit the tokens, or words are split in an unknown way."""
+        texts, control = vocabulary.texts, vocabulary.control
+        hidden = control | vocabulary.markers
+        self.size = len(texts)
+        self.control = {texts[i]: i for i in sorted(control)}
+        self.placed = {texts[i]: i for i in sorted(hidden)}
+        self.bytes = [b"" if i in control else _to_bytes(text) for i, text in enumerate(texts)]
         self.longest = max((len(b) for b in self.bytes), default=1)
-        self.ends = self._end_tokens(metadata)
-        self.bos = self._bos(metadata)
-        self.starts_with_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", False))
-        self._texts = tokens
-        self._bpe = _bpe(metadata, {t: i for i, t in enumerate(tokens) if kinds[i] != _CONTROL})
+        self.ends = vocabulary.ends | {self.control[t] for t in _ENDS if t in self.control}
+        self.bos = self.control.get("<|endoftext|>", vocabulary.begin)
+        self.starts_with_bos = vocabulary.add_begin
+        self.begin, self.end = (None if i is None else texts[i] for i in (vocabulary.begin, vocabulary.end))
+        self._texts = texts
+        self._bpe = _bpe(vocabulary, {t: i for i, t in enumerate(texts) if i not in hidden})
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text; never a control token, whatever the text says."""
@@ -73,16 +74,6 @@ class Tokenizer:
         """A lower bound of `len(encode(text))` that costs nothing: refuses a huge prompt before it is encoded."""
         return len(text.encode("utf-8", "replace")) // self.longest
 
-    def _end_tokens(self, metadata: Mapping[str, Any]) -> frozenset[int]:
-        named = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
-        ends = {i for i in named if isinstance(i, int)}
-        return frozenset(ends | {self.control[t] for t in _ENDS if t in self.control})
-
-    def _bos(self, metadata: Mapping[str, Any]) -> int | None:
-        """What an empty prompt begins with."""
-        bos = self.control.get("<|endoftext|>", metadata.get("tokenizer.ggml.bos_token_id"))
-        return bos if isinstance(bos, int) else None
-
 
 class Detokenizer:
     """Text of a growing answer, piece by piece; never half a character."""
@@ -99,18 +90,19 @@ class Detokenizer:
         return self._decoder.decode(b"", final=True)
 
 
-def _bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int]) -> Any:
-    merges = [tuple(m.split(" ", 1)) for m in metadata.get("tokenizer.ggml.merges", [])]
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+def _bpe(vocabulary: Vocabulary, ids: dict[str, int]) -> Any:
+    ignore = vocabulary.whole_words or vocabulary.split in _WHOLE_WORDS
     try:
-        bpe = Bpe(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in ("llama-bpe", "llama3", "llama-v3")))
+        bpe = Bpe(models.BPE(vocab=ids, merges=vocabulary.merges, ignore_merges=ignore))
     except Exception as e:  # the library raises bare Exception
         raise ModelUnavailable("the weights' tokenizer is damaged", detail=str(e)) from e
-    bpe.pre_tokenizer = _splits(pre)
+    bpe.pre_tokenizer = _splits(vocabulary.split)
     return bpe
 
 
 def _splits(pre: str) -> Any:
+    if pre.startswith("{"):
+        return _described(pre)
     if pre in _GPT2:
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if pre in _SINGLE_DIGITS:
@@ -120,6 +112,19 @@ def _splits(pre: str) -> Any:
         words = pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")
         return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     raise ModelUnavailable(f"the weights' tokenizer splits words as '{pre}', which the engine does not know")
+
+
+def _described(description: str) -> Any:
+    """A pre-tokenizer as tokenizer.json describes it."""
+    whole = {
+        "version": "1.0",
+        "pre_tokenizer": json.loads(description),
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    }
+    try:
+        return Bpe.from_str(json.dumps(whole)).pre_tokenizer
+    except Exception as e:  # the library raises bare Exception
+        raise ModelUnavailable("the weights' tokenizer splits words in an unknown way", detail=str(e)) from e
 
 
 def _alphabet() -> dict[str, int]:
