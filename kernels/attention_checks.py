@@ -18,7 +18,9 @@ def tensor(
     """`shape` has None where any size will do; the last axis must be contiguous."""
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(x).__name__}")
-    if x.dim() != len(shape) or any(want is not None and want != have for want, have in zip(shape, x.shape, strict=True)):
+    if x.dim() != len(shape) or any(
+        want is not None and want != have for want, have in zip(shape, x.shape, strict=True)
+    ):
         raise ValueError(f"{name}: expected shape {pretty(shape)}, got {pretty(tuple(x.shape))}")
     if x.dtype not in dtypes:
         raise ValueError(f"{name}: expected {' or '.join(str(dtype) for dtype in dtypes)}, got {x.dtype}")

@@ -23,8 +23,19 @@ def reference_merge(partial: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
 
 @jit
 def _merge_kernel(
-    partial_ptr, lse_ptr, merges_ptr, start_ptr, out_ptr, out_row, out_head, kv_heads,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    partial_ptr,
+    lse_ptr,
+    merges_ptr,
+    start_ptr,
+    out_ptr,
+    out_row,
+    out_head,
+    kv_heads,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
     m = tl.program_id(0) % ROWS
@@ -43,7 +54,7 @@ def _merge_kernel(
     best = float("-inf")
     total = 0.0
     acc = tl.zeros([WIDTH], tl.float32)
-    for chunk in tl.range(0, count, CHUNKS):
+    for chunk in range(0, count, CHUNKS):
         there = chunk + c < count
         kept = ((first + chunk + c).to(tl.int64) * kv_heads + kv) * ROWS + m
         lse = tl.load(lse_ptr + kept, mask=there, other=float("-inf"))

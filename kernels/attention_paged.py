@@ -1,8 +1,8 @@
 """Attention over paged keys and values: decoding and verification of guesses in one kernel.
 
-    o_i = sum_j p_ij v_j / sum_j p_ij,   p_ij = 2^(log2(e) cap(scale q_i·k_j) - m_i)      (attention_rows.py: who sees whom)
+    o_i = sum_j p_ij v_j / sum_j p_ij                    (attention_rows.py: who sees whom, and what p is)
 
-taken online over tiles of keys (FlashAttention, arXiv 2205.14135). What makes it one kernel for q = 1 and for q = 16:
+taken online over tiles of keys (attention_tile.py). What makes it one kernel for q = 1 and for q = 16:
 
 - Rows are packed: row m of a block is new row m // G, query head kv * G + m % G, where G heads share a key/value head
   (GQA, arXiv 2305.13245). A tile of keys is read once for all of them, and the matrix units' 16 rows are used.
@@ -14,23 +14,38 @@ Nothing is read that no row of the block sees: pages behind a sequence's end or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from . import attention_checks as check
 from .attention_merge import merge_partials
+from .attention_placed import Placed, check_plan, place
 from .attention_plan import Plan
 from .attention_plan import plan as make_plan
 from .attention_rows import attend, read_pages, visible
+from .attention_tile import fold, popcount, read_tile
 from .dispatch import jit, multiprocessors, on, power_of_two, tl, tuned, use_triton
 
 
 def reference_paged_attention(
-    q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor, q_start: torch.Tensor,
-    kv_len: torch.Tensor, *, scale: float, window: int = 0, sinks: int = 0, globals_: torch.Tensor | None = None,
-    tree: torch.Tensor | None = None, soft_cap: float = 0.0, k_scale: torch.Tensor | None = None,
-    v_scale: torch.Tensor | None = None, pages_top_k: torch.Tensor | None = None, dtype: torch.dtype = torch.float64,
+    q: torch.Tensor,
+    k_pages: torch.Tensor,
+    v_pages: torch.Tensor,
+    page_table: torch.Tensor,
+    q_start: torch.Tensor,
+    kv_len: torch.Tensor,
+    *,
+    scale: float,
+    window: int = 0,
+    sinks: int = 0,
+    globals_: torch.Tensor | None = None,
+    tree: torch.Tensor | None = None,
+    soft_cap: float = 0.0,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    pages_top_k: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> torch.Tensor:
     """What `paged_attention` computes, one sequence at a time, in `dtype`; rows of no sequence are zeros."""
     out = torch.zeros(q.shape, dtype=dtype, device=q.device)
@@ -56,74 +71,58 @@ def chosen(seen: torch.Tensor, pages: torch.Tensor, page: int, heads: int) -> to
 
 
 @jit
-def popcount(words):
-    """How many of 64 bits are set."""
-    words = words - ((words >> 1) & 0x5555555555555555)
-    words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
-    words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F
-    words = words + (words >> 8)
-    words = words + (words >> 16)
-    words = words + (words >> 32)
-    return words & 0x7F
-
-
-@jit
-def read_tile(ptr, page_stride, slot_stride, page, slot, columns, mask, D: tl.constexpr, WIDTH: tl.constexpr):
-    """[TILE, WIDTH] of a store of pages; what is masked is zero, so that a weight of zero times it is zero."""
-    at = ptr + page[:, None] * page_stride + slot[:, None] * slot_stride + columns[None, :]
-    if D == WIDTH:
-        return tl.load(at, mask=mask[:, None], other=0.0)
-    return tl.load(at, mask=mask[:, None] & (columns[None, :] < D), other=0.0)
-
-
-@jit
-def fold(
-    q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale,
-    CAPPED: tl.constexpr, BY_KEY: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """One tile into the running (best score, sum of weights, weighted values); scores are in base 2."""
-    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
-    if BY_KEY:
-        scores *= k_scale[None, :]
-    factor = inner
-    if CAPPED:
-        # tanh by the exponential that the hardware has: -2.885 is -2 log2(e), and 2^64 is infinity enough.
-        scores = outer * (2.0 / (1.0 + tl.exp2(tl.minimum(-2.8853900817779268 * inner * scores, 64.0))) - 1.0)
-        factor = 1.0
-    if MASKED:
-        scores = tl.where(seen, scores, float("-inf"))
-    # The factor is positive: it can wait until the maximum is known, and becomes one fused multiply and subtract.
-    higher = tl.maximum(best, tl.max(scores, 1) * factor)
-    base = higher
-    if MASKED:
-        # A row that has seen nothing yet stays at -inf; 0 in its place makes its weights 0 and not NaN.
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-    weights = tl.exp2(scores * factor - base[:, None])
-    shrink = tl.exp2(best - base)
-    total = total * shrink + tl.sum(weights, 1)
-    if BY_KEY:
-        weights *= v_scale[None, :]
-    acc = acc * shrink[:, None] + tl.dot(weights.to(q.dtype), v.to(q.dtype), input_precision="ieee")
-    return higher, total, acc
-
-
-@jit
 def _paged_kernel(
-    q_ptr, q_row, q_head,
-    k_ptr, k_page, k_head, k_slot,
-    v_ptr, v_page, v_head, v_slot,
-    table_ptr, table_row,
-    start_ptr, length_ptr, items_ptr,
-    globals_ptr, globals_row, globals_count,
+    q_ptr,
+    q_row,
+    q_head,
+    k_ptr,
+    k_page,
+    k_head,
+    k_slot,
+    v_ptr,
+    v_page,
+    v_head,
+    v_slot,
+    table_ptr,
+    table_row,
+    start_ptr,
+    length_ptr,
+    items_ptr,
+    globals_ptr,
+    globals_row,
+    globals_count,
     tree_ptr,
-    chosen_ptr, chosen_row, chosen_head, chosen_count,
-    k_scale_ptr, k_scale_page, k_scale_head,
-    v_scale_ptr, v_scale_page, v_scale_head,
-    out_ptr, out_row, out_head,
-    partial_ptr, lse_ptr,
-    kv_heads, window, sinks, sink_tiles, inner, outer,
-    GROUP: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr,
-    D: tl.constexpr, WIDTH: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SCALED: tl.constexpr,
+    chosen_ptr,
+    chosen_row,
+    chosen_head,
+    chosen_count,
+    k_scale_ptr,
+    k_scale_page,
+    k_scale_head,
+    v_scale_ptr,
+    v_scale_page,
+    v_scale_head,
+    out_ptr,
+    out_row,
+    out_head,
+    partial_ptr,
+    lse_ptr,
+    kv_heads,
+    window,
+    sinks,
+    sink_tiles,
+    inner,
+    outer,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    PAGE: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SCALED: tl.constexpr,
 ):
     kv = tl.program_id(0) % kv_heads
     item = items_ptr + tl.program_id(0) // kv_heads * 6
@@ -164,7 +163,7 @@ def _paged_kernel(
     acc = tl.zeros([BLOCK, WIDTH], tl.float32)
     n = tl.arange(0, TILE)
 
-    for tile in tl.range(first, last):
+    for tile in range(first, last):
         if chosen_ptr is not None:
             listed = (tile * TILE + n) // PAGE
             chosen_at = chosen_ptr + sequence.to(tl.int64) * chosen_row + kv * chosen_head + listed
@@ -200,7 +199,7 @@ def _paged_kernel(
 
     if globals_ptr is not None:
         # Those that the window and the sinks have not shown already, each row for itself; one item does it for a block.
-        for at_global in tl.range(0, tl.where(first == 0, globals_count, 0), TILE):
+        for at_global in range(0, tl.where(first == 0, globals_count, 0), TILE):
             known = globals_ptr + sequence.to(tl.int64) * globals_row + at_global + n
             key = tl.load(known, mask=at_global + n < globals_count, other=-1)
             present = (key >= sinks) & (key < tl.minimum(end, length))
@@ -233,58 +232,24 @@ def _paged_kernel(
         tl.store(lse_ptr + kept, lse, mask=real)
 
 
-@dataclass(slots=True)
-class Placed:
-    """A plan on the device, with room for partial results: made once a step, used by every layer."""
-
-    plan: Plan
-    items: torch.Tensor
-    merges: torch.Tensor
-    partial: torch.Tensor
-    lse: torch.Tensor
-
-    def update(self, plan: Plan) -> None:
-        """Puts another plan of the same grid in this one's place, in the same memory: before a captured graph is
-        replayed. Raises ValueError when its grid differs."""
-        if (len(plan.items), len(plan.merges)) != (len(self.plan.items), len(self.plan.merges)):
-            raise ValueError("plan: its grid is another; give both most_sequences and most_rows")
-        if kind(plan) != kind(self.plan):
-            raise ValueError(f"plan: made for {kind(plan)}, this one for {kind(self.plan)}")
-        self.plan = plan
-        self.items.copy_(integers(plan.items, 6, self.items.is_cuda), non_blocking=True)
-        self.merges.copy_(integers(plan.merges, 4, self.merges.is_cuda), non_blocking=True)
-
-
-def kind(plan: Plan) -> tuple[int | bool, ...]:
-    """What a kernel is compiled or launched for, apart from the items."""
-    return (
-        plan.tile, plan.block, plan.rows, plan.group, plan.kv_heads, plan.window, plan.sinks, plan.top_k, plan.tree
-    )
-
-
-def integers(table: tuple[tuple[int, ...], ...], columns: int, pinned: bool) -> torch.Tensor:
-    made = torch.tensor(table, dtype=torch.int32).view(-1, columns)
-    return made.pin_memory() if pinned else made
-
-
-def place(plan: Plan, device: torch.device, *, d: int) -> Placed:
-    """Copies a plan to the device and sets aside room for `d` wide partial results."""
-    size = (plan.partials, plan.kv_heads, plan.rows)
-    pinned = device.type == "cuda"
-    return Placed(
-        plan,
-        integers(plan.items, 6, pinned).to(device, non_blocking=True),
-        integers(plan.merges, 4, pinned).to(device, non_blocking=True),
-        torch.empty((*size, d), dtype=torch.float32, device=device),
-        torch.empty(size, dtype=torch.float32, device=device),
-    )
-
-
 def paged_attention(
-    q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor, q_start: torch.Tensor,
-    kv_len: torch.Tensor, *, scale: float, window: int = 0, sinks: int = 0, globals_: torch.Tensor | None = None,
-    tree: torch.Tensor | None = None, soft_cap: float = 0.0, k_scale: torch.Tensor | None = None,
-    v_scale: torch.Tensor | None = None, pages_top_k: torch.Tensor | None = None, plan: Plan | Placed | None = None,
+    q: torch.Tensor,
+    k_pages: torch.Tensor,
+    v_pages: torch.Tensor,
+    page_table: torch.Tensor,
+    q_start: torch.Tensor,
+    kv_len: torch.Tensor,
+    *,
+    scale: float,
+    window: int = 0,
+    sinks: int = 0,
+    globals_: torch.Tensor | None = None,
+    tree: torch.Tensor | None = None,
+    soft_cap: float = 0.0,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    pages_top_k: torch.Tensor | None = None,
+    plan: Plan | Placed | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Each sequence's new rows over its keys and values: [rows, heads, d], of q's dtype.
@@ -307,8 +272,22 @@ def paged_attention(
     Raises ValueError, naming the argument, before anything is launched.
     """
     out = check_arguments(
-        q, k_pages, v_pages, page_table, q_start, kv_len, scale, window, sinks, globals_, tree, soft_cap, k_scale,
-        v_scale, pages_top_k, out,
+        q,
+        k_pages,
+        v_pages,
+        page_table,
+        q_start,
+        kv_len,
+        scale,
+        window,
+        sinks,
+        globals_,
+        tree,
+        soft_cap,
+        k_scale,
+        v_scale,
+        pages_top_k,
+        out,
     )
     if not use_triton(q):
         found = reference_paged_attention(
@@ -322,7 +301,7 @@ def paged_attention(
     if plan is None:
         starts = q_start.tolist()
         plan = make_plan(
-            [end - start for start, end in zip(starts, starts[1:], strict=False)], kv_len.tolist(),
+            [end - start for start, end in pairwise(starts)], kv_len.tolist(),
             heads=q.shape[1], kv_heads=kv_heads, page=page, sms=multiprocessors(q.device), window=window,
             sinks=sinks, top_k=top_k, tree=tree is not None,
         )  # fmt: skip
@@ -344,7 +323,11 @@ def launch(
     plan = placed.plan
     kv_heads, page, d = k_pages.shape[1:]
     scaled = check.scales("k_scale", k_scale, k_pages.shape[0], kv_heads, q.device)
-    by_page = (k_scale.stride(), v_scale.stride()) if scaled == 2 and k_scale is not None and v_scale is not None else ((0, 0), (0, 0))
+    by_page = (
+        (k_scale.stride(), v_scale.stride())
+        if scaled == 2 and k_scale is not None and v_scale is not None
+        else ((0, 0), (0, 0))
+    )
     log2e = 1.4426950408889634
     # Half of the stages go to the page table: five keep two tiles in flight. At 64 rows that would fill shared memory.
     warps = {"num_warps": 8 if plan.block > 64 else 4, "num_stages": 3 if plan.block == 64 else 5}
@@ -397,15 +380,3 @@ def check_arguments(
         if window:
             raise ValueError("window: cannot be combined with pages_top_k")
     return check.output(out, q)
-
-
-def check_plan(
-    placed: Placed, q: torch.Tensor, kv_heads: int, window: int, sinks: int, top_k: int, tree: bool
-) -> None:
-    """That the plan was made for this call: it would read too little, or write elsewhere."""
-    plan = placed.plan
-    made_for = (plan.kv_heads, plan.group, plan.window, plan.sinks if window else sinks, plan.top_k, plan.tree)
-    if made_for != (kv_heads, q.shape[1] // kv_heads, window, sinks, top_k, tree):
-        raise ValueError(f"plan: made for (kv_heads, group, window, sinks, top_k, tree) = {made_for}")
-    if placed.items.device != q.device or placed.partial.shape[3] != q.shape[2]:
-        raise ValueError("plan: placed on another device, or for heads of another width")

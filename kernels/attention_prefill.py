@@ -14,8 +14,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import attention_checks as check
-from .attention_paged import fold, read_tile
 from .attention_rows import attend, read_pages, visible
+from .attention_sweep import over_new, over_pages, zones
+from .attention_tile import fold, read_tile
 from .dispatch import jit, on, power_of_two, tl, triton, tuned, use_triton
 
 
@@ -44,97 +45,6 @@ def reference_prefill_attention(
         seen = visible(new, prefix + new, window, sinks, None if globals_ is None else globals_[s])
         out[rows] = attend(q[rows].to(dtype), torch.cat(keys), torch.cat(values), seen, scale, soft_cap)
     return out
-
-
-@jit
-def seen_by(key, at, window, sinks, WINDOWED: tl.constexpr):
-    seen = key[None, :] <= at[:, None]
-    if WINDOWED:
-        seen &= (key[None, :] > at[:, None] - window) | (key < sinks)[None, :]
-    return seen
-
-
-@jit
-def over_pages(
-    q, best, total, acc, first, last, gap, sink_tiles, end, lowest, at, window, sinks,
-    k_ptr, k_page, k_slot, v_ptr, v_page, v_slot, table_ptr, k_scale_ptr, k_scale_page, v_scale_ptr, v_scale_page,
-    inner, outer, TILE: tl.constexpr, PAGE: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SCALED: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Tiles `first` to `last` of what the pages hold; without MASKED every row sees every key of them."""
-    n = tl.arange(0, TILE)
-    columns = tl.arange(0, WIDTH)
-    for tile in tl.range(first, last):
-        key = tl.where(tile < sink_tiles, tile, tile + gap) * TILE + n
-        present = key >= 0
-        if MASKED:
-            present = key < end
-            if WINDOWED:
-                present &= (key > lowest) | (key < sinks)
-        page = tl.load(table_ptr + key // PAGE, mask=present, other=0).to(tl.int64)
-        k = read_tile(k_ptr, k_page, k_slot, page, key % PAGE, columns, present, D, WIDTH)
-        v = read_tile(v_ptr, v_page, v_slot, page, key % PAGE, columns, present, D, WIDTH)
-        k_scale, v_scale = 1.0, 1.0
-        if SCALED:
-            k_scale = tl.load(k_scale_ptr + page * k_scale_page, mask=present, other=0.0)
-            v_scale = tl.load(v_scale_ptr + page * v_scale_page, mask=present, other=0.0)
-        seen = present[None, :]
-        if MASKED:
-            seen &= seen_by(key, at, window, sinks, WINDOWED)
-        best, total, acc = fold(
-            q, k, v, seen, best, total, acc, inner, outer, k_scale, v_scale, CAPPED, SCALED, MASKED
-        )  # fmt: skip
-    return best, total, acc
-
-
-@jit
-def over_new(
-    q, best, total, acc, first, last, gap, sink_tiles, prefix, new, at, window, sinks,
-    k_ptr, k_row, v_ptr, v_row, k_tiles, v_tiles, inner, outer,
-    TILE: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
-    MASKED: tl.constexpr, DESCRIPTORS: tl.constexpr, SPECIALISED: tl.constexpr,
-):  # fmt: skip
-    """Tiles `first` to `last` of the new rows' own keys."""
-    n = tl.arange(0, TILE)
-    columns = tl.arange(0, WIDTH)
-    for tile in tl.range(first, last, warp_specialize=SPECIALISED):
-        start = tl.where(tile < sink_tiles, tile, tile + gap) * TILE
-        key = start + n
-        if DESCRIPTORS:
-            k = k_tiles.load([start, 0])
-            v = v_tiles.load([start, 0])
-        else:
-            rows = key.to(tl.int64)
-            if MASKED:
-                k = read_tile(k_ptr, k_row, 0, rows, rows, columns, key < new, D, WIDTH)
-                v = read_tile(v_ptr, v_row, 0, rows, rows, columns, key < new, D, WIDTH)
-            else:
-                k = read_tile(k_ptr, k_row, 0, rows, rows, columns, key >= 0, D, WIDTH)
-                v = read_tile(v_ptr, v_row, 0, rows, rows, columns, key >= 0, D, WIDTH)
-        seen = (key < new)[None, :]
-        if MASKED:
-            seen &= seen_by(prefix + key, at, window, sinks, WINDOWED)
-        best, total, acc = fold(q, k, v, seen, best, total, acc, inner, outer, 1.0, 1.0, CAPPED, False, MASKED)
-    return best, total, acc
-
-
-@jit
-def zones(first_at, last_at, offset, end, window, sinks, TILE: tl.constexpr, WINDOWED: tl.constexpr):
-    """Of keys `offset` to `offset + end`, in tiles: (sinks, left out, edge, inside, end).
-
-    Tiles 0 to `edge` are the sinks and the window's lower edge, with `left out` skipped between them; from there to
-    `inside` all rows see all keys; from there to `end` the diagonal passes.
-    """
-    last = tl.cdiv(tl.maximum(0, tl.minimum(end, last_at + 1 - offset)), TILE)
-    inside = tl.minimum(tl.maximum(0, first_at + 1 - offset), end) // TILE
-    if WINDOWED:
-        sink_tiles = tl.minimum(tl.cdiv(tl.maximum(0, sinks - offset), TILE), last)
-        lower = tl.minimum(tl.maximum(0, first_at - window + 1 - offset) // TILE, last)
-        gap = tl.maximum(0, lower - sink_tiles)
-        edge = tl.cdiv(tl.maximum(0, last_at - window + 1 - offset), TILE)
-        edge = tl.minimum(tl.maximum(edge, sink_tiles + gap), last)
-        return sink_tiles, gap, edge, tl.minimum(tl.maximum(inside, edge), last), last
-    return 0, 0, 0, tl.minimum(inside, last), last
 
 
 @jit
@@ -226,7 +136,7 @@ def _prefill_kernel(
 
     if globals_ptr is not None:
         n = tl.arange(0, TILE)
-        for start in tl.range(0, globals_count, TILE):
+        for start in range(0, globals_count, TILE):
             known = globals_ptr + sequence.to(tl.int64) * globals_row + start + n
             key = tl.load(known, mask=start + n < globals_count, other=-1)
             # What the window and the sinks have shown already is left out, for each row by itself.
@@ -313,10 +223,10 @@ def by_library(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) 
     """One sequence's first chunk through SDPA: cuDNN's kernel on a Hopper GPU is ahead of any written in Triton."""
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(order, set_priority=True):
-        heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
         found = torch.nn.functional.scaled_dot_product_attention(
-            *heads_first, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+            q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None],
+            is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
     return found[0].transpose(0, 1)
 
 
@@ -342,7 +252,7 @@ def launch(
     by_page = [(0, 0) if x is None or x.numel() == 1 else x.stride() for x in (k_scale, v_scale)]
     if descriptors and q.is_cuda:
         # A descriptor made on the device needs a little memory there, from torch's own allocator.
-        triton.set_allocator(lambda size, _align, _stream: torch.empty(size, dtype=torch.int8, device=q.device))
+        triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=q.device))
     with on(q):
         _prefill_kernel[(blocks * heads, sequences)](
             q, q.stride(0), q.stride(1),

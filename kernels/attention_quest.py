@@ -64,7 +64,9 @@ def _bounds_kernel(
     slot = tl.arange(0, PAGE)
     columns = tl.arange(0, WIDTH)
     inside = (slot < filled)[:, None] & (columns[None, :] < D)
-    keys = tl.load(k_ptr + at * k_page + head * k_head + slot[:, None] * k_slot + columns[None, :], mask=inside, other=0)
+    keys = tl.load(
+        k_ptr + at * k_page + head * k_head + slot[:, None] * k_slot + columns[None, :], mask=inside, other=0
+    )
     keys = keys.to(tl.float32)
     least = tl.min(tl.where(inside, keys, float("inf")), 0)
     most = tl.max(tl.where(inside, keys, float("-inf")), 0)
@@ -94,7 +96,7 @@ def _scores_kernel(
     least = tl.load(min_ptr + at, mask=inside, other=0.0).to(tl.float32)
     most = tl.load(max_ptr + at, mask=inside, other=0.0).to(tl.float32)
     score = tl.full([PAGES], float("-inf"), tl.float32)
-    for m in tl.range(0, new * GROUP):
+    for m in range(new * GROUP):
         at_q = q_ptr + (row0 + m // GROUP).to(tl.int64) * q_row + (kv * GROUP + m % GROUP) * q_head + columns
         q = tl.load(at_q, mask=columns < D, other=0.0).to(tl.float32)[None, :]
         score = tl.maximum(score, tl.sum(tl.maximum(q * least, q * most), 1))
@@ -177,9 +179,7 @@ def page_scores(
     return scores
 
 
-def check_bounds(
-    k_min: torch.Tensor, k_max: torch.Tensor, shape: tuple[int | None, ...], device: torch.device
-) -> None:
+def check_bounds(k_min: torch.Tensor, k_max: torch.Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
     check.tensor("k_min", k_min, shape, check.FLOATS, device)
     check.tensor("k_max", k_max, tuple(k_min.shape), (k_min.dtype,), device)
     for name, x in (("k_min", k_min), ("k_max", k_max)):

@@ -1,13 +1,14 @@
 """Attention of one sequence's rows in plain torch: which keys a row sees, and what it reads from them.
 
-The words all attention kernels share, and the arithmetic of their references. Knows nothing of tiles, splits or batches.
+The words all attention kernels share, and the arithmetic of their references. Knows nothing of tiles or batches.
 
     o_i = sum_j p_ij v_j / sum_j p_ij,   p_ij = exp(cap(scale q_i·k_j)) if row i sees key j, else 0
     cap(s) = s, or c tanh(s / c)                                 (Gemma 2, arXiv 2408.00118)
 
-A row at position p sees key j when j <= p, and j > p - window (Longformer, arXiv 2004.05150), or j < sinks (StreamingLLM,
-arXiv 2309.17453), or j is one of the sequence's global positions. In a tree of guesses the new rows see their own
-ancestors instead of all rows before them (SpecInfer, arXiv 2305.09781), and stand as deep as they have ancestors.
+A row at position p sees key j when j <= p and either j > p - window (Longformer, arXiv 2004.05150), or j < sinks
+(StreamingLLM, arXiv 2309.17453), or j is one of the sequence's global positions. In a tree of guesses the new rows see
+their own ancestors instead of all rows before them (SpecInfer, arXiv 2305.09781), whatever the window, and stand as
+deep as they have ancestors.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ def lineage(tree: torch.Tensor) -> torch.Tensor:
 
 
 def visible(
-    new: int, length: int, window: int = 0, sinks: int = 0,
-    globals_: torch.Tensor | None = None, tree: torch.Tensor | None = None,
+    new: int,
+    length: int,
+    window: int = 0,
+    sinks: int = 0,
+    globals_: torch.Tensor | None = None,
+    tree: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[new, length] bool: the rule above. Rows before position 0 (a length below `new`) see nothing."""
     at, key = positions(new, length, tree)[:, None], torch.arange(length)[None, :]

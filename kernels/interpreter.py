@@ -28,4 +28,4 @@ def mend() -> None:
         from triton.runtime import interpreter
     except ImportError:
         return
-    interpreter.int = _Int
+    interpreter.__dict__["int"] = _Int

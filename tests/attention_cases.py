@@ -1,5 +1,5 @@
 """Stores of pages as hostile as they can be: every page that no sequence owns is NaN, and so is every slot behind a
-sequence's end; page tables hold nonsense behind it; pages are shuffled. Used by tests/kernels and benchmarks' checks."""
+sequence's end; page tables hold nonsense behind it; pages are shuffled."""
 
 from __future__ import annotations
 

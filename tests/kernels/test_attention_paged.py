@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -11,7 +12,8 @@ from attention_cases import Store, close, poison, signed, some_tree, store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.kernels.attention_paged import paged_attention, place, reference_paged_attention
+from trimtab.kernels.attention_paged import paged_attention, reference_paged_attention
+from trimtab.kernels.attention_placed import place
 from trimtab.kernels.attention_plan import plan
 
 HEADS = [(9, 3), (32, 8), (14, 2), (4, 4)]
@@ -19,7 +21,7 @@ HEADS = [(9, 3), (32, 8), (14, 2), (4, 4)]
 
 def planned(made: Store, *, tile: int = 16, sms: int = 4, **options: Any) -> Any:
     starts = made.q_start.tolist()
-    q_lens = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    q_lens = [end - start for start, end in pairwise(starts)]
     heads, kv_heads, page = made.q.shape[1], made.k_pages.shape[1], made.k_pages.shape[2]
     sizes = {"heads": heads, "kv_heads": kv_heads, "page": page, "sms": sms, "tile": tile}
     return plan(q_lens, made.kv_len.tolist(), **sizes, **options)
@@ -243,16 +245,16 @@ def test_a_placed_plan_is_replaced_in_its_own_memory(device: torch.device) -> No
     placed.update(planned(second, **fixed))
     assert placed.items.data_ptr() == where
     agree(second, placed)
-    with pytest.raises(ValueError, match="^plan: its grid"):
+    with pytest.raises(ValueError, match=r"^plan: its grid"):
         placed.update(planned(second))
-    with pytest.raises(ValueError, match="^plan: made for"):
+    with pytest.raises(ValueError, match=r"^plan: made for"):
         placed.update(planned(second, window=5, **fixed))
 
 
 def test_a_plan_made_for_other_masks_is_refused(device: torch.device) -> None:
     made = store([1], [20], device=device)
     for options in ({"window": 4}, {"top_k": 2}, {"tree": True}):
-        with pytest.raises(ValueError, match="^plan: "):
+        with pytest.raises(ValueError, match=r"^plan: "):
             paged_attention(*made.all, scale=1.0, plan=planned(made, **options))
 
 
@@ -294,7 +296,7 @@ def test_a_wrong_argument_is_named(device: torch.device) -> None:
         with pytest.raises(ValueError, match=f"^{name}: "):
             paged_attention(**wrong(made, **{name: value}))
     among = torch.zeros(1, 2, 1, dtype=torch.int32, device=device)
-    with pytest.raises(ValueError, match="^window: "):
+    with pytest.raises(ValueError, match=r"^window: "):
         paged_attention(**wrong(made, pages_top_k=among, window=3))
 
 

@@ -1,4 +1,4 @@
-"""The kernel of prompts against float64: over pages, over the new rows' own keys, over both; masks and ragged batches."""
+"""The kernel of prompts against float64: over pages, over the new rows' own keys, over both; masks; ragged batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.kernels.attention_prefill import prefill_attention, reference_prefi
 
 
 def case(q_lens: list[int], prefixes: list[int], form: str, **sizes: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """`form`: the new rows' keys are "paged" with the prefix, come "fresh" beside it, or there is no prefix: "first"."""
+    """`form`: the new rows' keys are "paged" with the prefix, come "fresh" beside it, or are all there is: "first"."""
     lengths = [a + b for a, b in zip(q_lens, prefixes, strict=True)] if form == "paged" else prefixes
     made = store(q_lens, lengths, **sizes)
     paged = {"k_pages": made.k_pages, "v_pages": made.v_pages, "page_table": made.page_table}
@@ -193,9 +193,9 @@ def test_a_wrong_argument_is_named(device: torch.device) -> None:
     ]:
         with pytest.raises(ValueError, match=f"^{name}: "):
             prefill_attention(**{**right, name: value})
-    with pytest.raises(ValueError, match="^k: "):
+    with pytest.raises(ValueError, match=r"^k: "):
         prefill_attention(q, None, None, starts, scale=1.0)
-    with pytest.raises(ValueError, match="^prefix_len: "):
+    with pytest.raises(ValueError, match=r"^prefix_len: "):
         prefill_attention(q, k, v, starts, scale=1.0, prefix_len=options["prefix_len"])
 
 
