@@ -20,6 +20,7 @@ from .listen import WELL_KNOWN_HASHES
 from .model_config import EmbedModel, EngineModel, FakeModel, ModelConfig
 from .nearest import suggestion
 from .problem import Path
+from .route_notes import route_notes
 from .secret import is_reference
 
 _SMALL_MB = 8
@@ -39,6 +40,7 @@ def notes(config: Config, data: Mapping[str, Any] | None) -> Iterator[Note]:
         yield from _unpriced(config, ("tenants", name), tenant)
         yield from _unequipped(config, ("tenants", name, "policy", "compress"), tenant.policy.compress)
         yield from _cache(config, ("tenants", name, "policy", "cache"), name, tenant.policy.cache)
+        yield from route_notes(config, ("tenants", name, "policy", "route"), tenant.policy.route)
 
 
 def _model(path: Path, model: ModelConfig, written: Mapping[str, Any]) -> Iterator[Note]:

@@ -26,6 +26,7 @@ from ...compression.policy import CompressionPolicy
 from ...protocol.errors import InvalidRequest, NotSupported, TrimtabError
 from ...protocol.exchange import Caller, Exchange, Tenant
 from ...protocol.messages import Answer, Request
+from ...routing.policy import RoutePolicy
 from .. import anthropic, responses
 from ..admit import allow
 from ..config import Config, default_config
@@ -37,6 +38,8 @@ from ..live import Gateway, Live
 from ..model_config import ModelConfig
 from ..prompt_size import prompt_tokens
 from .explain_recall import NOTE, explain_recall
+from .explain_route import NOTE as ROUTED
+from .explain_route import rehearsing
 
 Protocol = Literal["chat", "completions", "messages", "responses"]
 PROTOCOLS: tuple[Protocol, ...] = ("chat", "completions", "messages", "responses")
@@ -153,7 +156,8 @@ async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
     ask = live.admit.ask(exchange)
     _admission(exchange, ask)
     try:
-        await _load(live, tenant.policy(CompressionPolicy))
+        scored = tenant.policy(RoutePolicy).scores and exchange.pair is not None
+        await _load(live, tenant.policy(CompressionPolicy), scored)
         explain_recall(exchange)
         await live.pipeline.optimise(exchange, [s for s in live.pipeline.stages if s.name != Recall.name])
     finally:
@@ -187,14 +191,18 @@ def _rehearsing(tenant: Tenant) -> tuple[Tenant, tuple[str, ...]]:
         "context": policy.context.model_copy(update=patient),
         "prose": policy.prose.model_copy(update=patient),
     }
-    policies = {**tenant.policies, CompressionPolicy: policy.model_copy(update=changes)}
+    route = rehearsing(tenant)
+    if route.scores:
+        notes.append(ROUTED)
+    policies = {**tenant.policies, CompressionPolicy: policy.model_copy(update=changes), RoutePolicy: route}
     return replace(tenant, policies=policies), tuple(notes)
 
 
-async def _load(live: Live, policy: CompressionPolicy) -> None:
-    """Start the models that this policy reads with, and have each read a word. What fails, the stages say again."""
+async def _load(live: Live, policy: CompressionPolicy, scored: bool) -> None:
+    """Start the models that these policies read with, and have each read a word. What fails, the stages say again."""
     embedder = live.pruning.embedder
-    if embedder is not None and (policy.context.enabled or policy.tools.enabled or policy.demonstrations.enabled):
+    prunes = policy.context.enabled or policy.tools.enabled or policy.demonstrations.enabled
+    if embedder is not None and (prunes or scored):
         await embedder.start()
         with contextlib.suppress(TrimtabError):
             await embedder.embed(["word"])
