@@ -130,7 +130,7 @@ def _question(question: str, policy: CachePolicy) -> str | None:
     if "time" not in allow and _says(question, "time_words.txt"):
         return "words of time"
     words = [word for word in _WORDS.findall(question.lower()) if len(word) > 1 or not word.isascii()]
-    stops = _light()
+    stops = lexicon.light()
     content = sum(1 for word in words if word not in stops)
     han = sum(1 for char in question if "\u2e80" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af")
     return None if content >= _LEAST_CONTENT or han >= 4 else "too few words to tell"
@@ -169,8 +169,3 @@ def _phrases(name: str) -> tuple[frozenset[str], tuple[str, ...], tuple[str, ...
         tuple(f" {row} " for row in rows if " " in row),
         tuple(row for row in rows if ord(row[0]) > 0x2E7F),
     )
-
-
-@cache
-def _light() -> frozenset[str]:
-    return frozenset(lexicon.lines("light_words.txt"))

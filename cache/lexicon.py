@@ -44,6 +44,12 @@ def names() -> frozenset[str]:
 
 
 @cache
+def light() -> frozenset[str]:
+    """Words that say nothing of what a question is about."""
+    return frozenset(lines("light_words.txt"))
+
+
+@cache
 def aliases() -> dict[str, str]:
     """One name for each of the names that mean the same thing or its people."""
     return {name: row.split()[0] for row in lines("aliases.txt") for name in row.split()}

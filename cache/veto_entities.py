@@ -24,6 +24,8 @@ _NO_NAMES = lexicon.words(
     """
 )
 
+_ROMAN = lexicon.words("ii iii iv vi vii viii ix xi xii xiii xiv xv xvi xvii xviii xix xx")  # numbers, not names
+
 
 def entity(asked: Wording, stored: Wording) -> str | None:
     ours, theirs = _unmatched(asked, stored), _unmatched(stored, asked)
@@ -91,7 +93,7 @@ def _sure(wording: Wording, raw: str, low: str, english: bool) -> bool | None:
         return None
     if low in lexicon.names() or low in lexicon.aliases():
         return True
-    if english and not raw.islower() and not wording.title:
+    if english and not raw.islower() and not wording.title and low not in lexicon.light() and low not in _ROMAN:
         if raw[1:] != raw[1:].lower() and low.isalpha():
             return True
         if raw[0].isupper() and not _opens(wording, raw):

@@ -12,6 +12,7 @@ from .veto_antonyms import antonym
 from .veto_asking import asking, language, output
 from .veto_code import code
 from .veto_entities import entity
+from .veto_named import named
 from .veto_negation import negation
 from .veto_numbers import numbers
 from .veto_order import role
@@ -30,6 +31,7 @@ VETOES: tuple[Callable[[Wording, Wording], str | None], ...] = (
     code,
     antonym,
     entity,
+    named,
     role,
     thing,
     asking,

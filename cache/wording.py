@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from functools import cached_property
 
+from . import lexicon
 from .stems import stem
 
 LONGEST = 20_000  # characters that are read; what is longer is compared as a whole
@@ -56,6 +57,11 @@ _THANKS = re.compile(
     r"|thank you(?: very much| so much| in advance)?|cheers|pls|plz)$"
 )
 
+# What a title leaves in small letters, by any of the usual rules and where they are not kept.
+_UNTITLED = lexicon.words(
+    "a an and are as at be but by do for from i if in into is it its nor of off on or over per s so than that the "
+    "their to up via vs was with without you your my we he she they this these can will not no am"
+)
 
 _MOST_POLITE = 6  # phrases at either end
 
@@ -116,10 +122,10 @@ class Wording:
 
     @cached_property
     def title(self) -> bool:
-        """Written with a capital at most words: capitals then say nothing."""
+        """Written with a capital at all words but the smallest: capitals then say nothing. One other word in small
+        letters, and the capitals are names'."""
         tall = sum(1 for word in self.raw if word[0].isupper())
-        small = sum(1 for word in self.raw if word[0].islower() and len(word) > 3)
-        return small < 1 + tall // 4 and tall > 2
+        return tall > 2 and all(word in _UNTITLED for word in self.raw if word[0].islower())
 
 
 def surplus(one: Wording, other: Wording) -> set[str]:

@@ -88,6 +88,16 @@ DIFFERENT = {
         ("Can dogs eat grapes?", "Can cats eat grapes?"),
     ],
     "entity": [
+        ("What is the population of New York City?", "What is the population of New York State?"),
+        ("What Is The Population Of New York City?", "What Is The Population Of New York State?"),
+        ("new york city population", "new york state population"),
+        ("WHAT IS NEW YORK CITY LIKE?", "WHAT IS NEW YORK STATE LIKE?"),
+        ("What is the Golden Gate Bridge?", "What is the Golden Gate Park?"),
+        ("Where is the University of Washington?", "Where is the State of Washington?"),
+        ("Who wrote The Old Man and the Sea?", "Who wrote The Old Man and the Mountain?"),
+        ("What does vitamin C do?", "What does vitamin D do?"),
+        ("what does hepatitis b do", "what does hepatitis c do"),
+        ("What is Type A behaviour?", "What is Type B behaviour?"),
         ("What is the capital of Kenya?", "What is the capital of Sweden?"),
         ("what is the capital of kenya?", "what is the capital of sweden?"),
         ("How do I learn Python?", "How do I learn Java?"),
@@ -146,6 +156,11 @@ DIFFERENT = {
 PAIRS = [(kind, a, b) for kind, pairs in DIFFERENT.items() for a, b in pairs]
 
 SAME = [
+    ("What Is The Best Way To Cook Rice?", "What is the best method to cook rice?"),
+    ("How Do I Lose Weight Fast?", "How can I lose weight quickly?"),
+    ("What is the capital of New York?", "What is the capital city of New York?"),
+    ("How did World War III begin in the film?", "How did World War 3 begin in the film?"),
+    ("How IS TO get into MIT?", "How do I get into MIT?"),
     ("How do I learn to swim?", "What is the best way to learn to swim?"),
     ("How do I learn to swim?", "how can i learn to swim"),
     ("What's the meaning of life?", "What is the meaning of life"),
