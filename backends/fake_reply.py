@@ -233,6 +233,8 @@ def _tokens(script: Script, request: Request) -> Iterator[Token]:
     texts = _split(_text(script, request))
     if script.tokens is not None and texts:
         texts = [texts[i % len(texts)] for i in range(script.tokens)]
+    if script.continues and chat:
+        texts = _after(texts, _begun(request))
     yield from (Token("content", text) for text in texts)
     for index, tool in enumerate(script.tool_calls if chat else []):
         yield Token("open", tool.name, index)
@@ -247,6 +249,25 @@ def _text(script: Script, request: Request) -> str | list[str]:
     if script.text is not None:
         return script.text
     return "" if script.tool_calls else TEXT
+
+
+def _begun(request: Request) -> str:
+    """What the conversation's last turn has said already, if it is the assistant's."""
+    messages = request.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    said = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
+    return said if isinstance(said, str) else ""
+
+
+def _after(texts: list[str], said: str) -> list[str]:
+    """The tokens behind what was said, the one in which it ends cut; all of them where they begin otherwise."""
+    whole = "".join(texts)
+    if not said or not whole.startswith(said):
+        return texts
+    left, kept = len(said), list(texts)
+    while kept and left >= len(kept[0]):
+        left -= len(kept.pop(0))
+    return [kept[0][left:], *kept[1:]] if kept else []
 
 
 def _split(text: str | list[str]) -> list[str]:

@@ -87,13 +87,15 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is answered. Times in seconds.
 
     `text` is split before its spaces, or given token by token; `tokens` repeats or cuts it to a count. `echo` answers
-    with the request itself, `json` with that value. `models` holds overrides for single model names.
+    with the request itself, `json` with that value. `continues`: an answer that the last turn has begun is
+    gone on with. `models` holds overrides for single model names.
     """
 
     text: str | list[str] | None = None  # None: TEXT, or nothing where there are tool calls
     tokens: int | None = None
     json: Any = msgspec.UNSET
     echo: bool = False
+    continues: bool = False
     reasoning: str | list[str] = ""
     tool_calls: list[Tool] = []
     logprobs: bool | None = None  # None: as the request asks

@@ -6,6 +6,7 @@ engine's scheduler both use it. Size is whatever unit the caller predicts (secon
 Each request gets a latest start when it arrives: `BOUND` mean services from then, or, where the work that is ahead of
 it already takes longer, that work's own time and `SLACK` of it. A shorter request is taken first only if everything it
 overtakes can still make its latest start. While as many wait as there are slots or fewer, plain order holds.
+Between tenants the same bound holds for what each was served: none gets further ahead of another that waits.
 """
 
 from __future__ import annotations
@@ -106,6 +107,9 @@ class SizedQueue(Generic[Item]):
         waiting = self._waiting
         if len(waiting) <= self.slots:
             return 0
+        behind = self._behind()
+        if behind is not None:
+            return next(at for at, one in enumerate(waiting) if one.tenant == behind)
         extra = self._surcharge()
         best, price, starts, slack = 0, float("inf"), now, float("inf")
         for at, one in enumerate(waiting[:LOOKED_AT]):
@@ -117,6 +121,15 @@ class SizedQueue(Generic[Item]):
                 break
             starts += one.size / self.slots
         return best
+
+    def _behind(self) -> str | None:
+        """The tenant that is to be served now, since another had `bound` mean services more while both waited: who sends
+        a thousand requests makes his own wait for one another, and not everybody else for them."""
+        if len(self._served) < 2:
+            return None
+        served = {one.tenant: self._served.get(one.tenant, 0.0) for one in self._waiting}
+        least = min(served, key=served.__getitem__)
+        return least if max(served.values()) - served[least] > self._bound * self._mean else None
 
     def _surcharge(self) -> dict[str, float]:
         tenants = {one.tenant for one in self._waiting}
