@@ -3,7 +3,8 @@
 A sequence's new rows, times the query heads that share a key/value head, are cut into blocks of `block` rows; the keys
 that a block sees are cut into tiles, and a run of tiles is one program's item. A block of several items is merged
 afterwards by log-sum-exp (attention_merge.py), a block of one writes its output itself. How long a run may be is found
-by search (attention_runs.py; after the planner of FlashInfer, arXiv 2501.01005). Pure arithmetic on Python integers: knows nothing of tensors or of triton.
+by search (attention_runs.py; after the planner of FlashInfer, arXiv 2501.01005). Pure arithmetic on Python integers:
+knows nothing of tensors or of triton.
 
 Tiles that nobody in a block sees do not exist here: an item counts the tiles of the sinks, then those of the window,
 and `gap` is how many are left out between the two.
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 
 from .attention_runs import EXTRA_ROUNDS, best_run
 
-Item = tuple[
-    int, int, int, int, int, int
-]  # sequence, block, first tile, end, gap, partial slot (-1: writes the output)
-Merge = tuple[int, int, int, int]  # sequence, block, first partial slot, how many
+# sequence, block, first tile, end, gap, slot of its partial result (-1: it writes the output)
+Item = tuple[int, int, int, int, int, int]
+# sequence, block, first slot, how many
+Merge = tuple[int, int, int, int]
 IDLE: Item = (-1, 0, 0, 0, 0, -1)
 NONE: Merge = (-1, 0, 0, 0)
 

@@ -1,0 +1,50 @@
+"""Every variant of the attention kernels compiles for a Hopper GPU, spills nothing and fits its shared memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hopper
+import pytest
+
+triton = pytest.importorskip("triton")
+
+# What one program may have of a multiprocessor's 228 KB.
+SHARED = 232_448
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
+        pytest.skip("this triton brings no assembler")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    done = subprocess.run(
+        [sys.executable, hopper.__file__, "attention"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+
+
+def test_nothing_is_spilled_and_all_of_it_fits(built: dict[str, dict[str, Any]]) -> None:
+    assert len(built) == 20
+    assert {name for name, each in built.items() if each["spilled"]} == set()
+    assert {name for name, each in built.items() if each["shared"] > SHARED} == set()
+
+
+def test_two_programs_share_a_multiprocessor_where_the_plan_counts_on_it(built: dict[str, dict[str, Any]]) -> None:
+    """65,536 registers and 227 KB: what attention_plan.resident says for blocks of up to 64 rows, of four warps."""
+    for name in ("paged q=1", "paged q=8", "paged q=16", "paged fp8", "paged fp8 by page", "paged quest"):
+        assert built[name]["registers"] * 4 * 32 * 2 <= 65_536, name
+        assert (built[name]["shared"] + 1024) * 2 <= 228 * 1024, name
+
+
+def test_large_blocks_use_the_units_of_hopper(built: dict[str, dict[str, Any]]) -> None:
+    for name in ("paged q=16", "paged tree of 32", "prefill first", "prefill paged", "prefill fresh window"):
+        assert built[name]["wgmma"], name
+    assert built["prefill descriptors"]["copies"], "the copy engine fetches the tiles"
