@@ -27,14 +27,17 @@ from ...protocol.errors import (
 from ...protocol.messages import Answer, Usage
 from ..base import Call
 from .download import Lines
-from .loop import Job, Loop, log
+from .draft_given import read_prediction
+from .loop import Loop, log
 from .request import Ask, Choice, Sampling, read_chat, read_completion, read_prompts
+from .sequence import Ended, Event, Job, Piece, Scored, Task
+from .settings import Settings
+from .unfinished import unfinished
 from .weights import CATALOGUE, obtain
 from .wire import DONE, Form
 
 if TYPE_CHECKING:
-    from .linear import Compute
-    from .runner import Event, Loaded, Run
+    from .loaded import Loaded
 
 _POLL_S = 0.05
 
@@ -51,22 +54,18 @@ class EngineBackend:
         weights: str,
         *,
         folder: Path | None = None,
-        context: int | None = None,
-        threads: int | None = None,
-        compute: Compute | None = None,
-        most_running: int = 8,
-        most_waiting: int = 64,
         clock: Callable[[], float] = time.time,
         entropy: Callable[[], int] = _entropy,
+        **options: Any,
     ) -> None:
-        """`weights` is a name of the catalogue (fetched if need be, into `folder`) or a path. `context` (tokens) may
-        shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best."""
+        """`weights` is a name of the catalogue (fetched if need be, into `folder`) or a path; `options` are those of
+        `Settings`."""
         self._weights = weights
         entry = CATALOGUE.get(weights)
         self._usual = Sampling() if entry is None else Sampling(temperature=entry.temperature, top_p=entry.top_p)
         self._clock, self._entropy = clock, entropy
-        load = partial(_load, weights, folder, context, compute, threads, clock)
-        self._loop = Loop(load, most_running, most_waiting)
+        settings = Settings(**options)
+        self._loop = Loop(partial(_load, weights, folder, settings, clock), settings.most_waiting)
 
     async def start(self) -> None:
         """Begin to load; returns at once. Calls that come before the model is there wait for it."""
@@ -77,7 +76,7 @@ class EngineBackend:
         await asyncio.to_thread(self._loop.stop)
 
     def ready(self) -> bool:
-        return self._loop.loaded is not None and self._loop.failure is None
+        return self._loop.ready
 
     async def complete(self, call: Call) -> Answer:
         """The whole answer, folded from the same events as a stream."""
@@ -99,10 +98,12 @@ class EngineBackend:
             raise NotSupported("the bundled engine makes no embeddings", param="model")
         loaded = await self._wait(call.timeouts.first_token)
         # Rendering and encoding a long conversation takes milliseconds: not on the event loop.
-        ask, prompts = await asyncio.to_thread(_read, call, loaded, self._usual)
+        ask, prompts, given = await asyncio.to_thread(_read, call, loaded, self._usual)
         for prompt in prompts:
             _check_length(len(prompt), ask, loaded.context)
-        stream = EngineStream(call, ask, prompts, loaded, self._entropy(), int(self._clock()))
+        entropy = self._entropy()
+        tasks = [Task(p, ask, i * ask.n, entropy, call.expected, given) for i, p in enumerate(prompts)]
+        stream = EngineStream(call, ask, tasks, loaded, int(self._clock()))
         self._loop.submit(stream.job)
         return stream
 
@@ -123,16 +124,13 @@ class EngineBackend:
 class EngineStream:
     """One open answer; the SSE bytes of base.Stream."""
 
-    def __init__(
-        self, call: Call, ask: Ask, prompts: list[list[int]], loaded: Loaded, entropy: int, created: int
-    ) -> None:
+    def __init__(self, call: Call, ask: Ask, tasks: Sequence[Task], loaded: Loaded, created: int) -> None:
         self.headers: Mapping[str, str] = {}
-        self.ask, self.prompts = ask, prompts
+        self.ask, self.prompts = ask, [task.prompt for task in tasks]
         self._loaded, self._timeouts = loaded, call.timeouts
         self._events: asyncio.Queue[Sequence[Event] | TrimtabError | None] = asyncio.Queue()
         self._event_loop = asyncio.get_running_loop()
-        begin = [partial(_begin, loaded, prompt, ask, i * ask.n, entropy) for i, prompt in enumerate(prompts)]
-        self.job = Job(begin, self._emit)
+        self.job = Job(tasks, self._emit, call.tenant)
         chat = call.kind == "chat"
         self.form = Form(
             id=("chatcmpl-" if chat else "cmpl-") + call.request_id,
@@ -154,7 +152,14 @@ class EngineStream:
 
     def spent(self) -> Usage:
         """Exact: the prompts' tokens and those generated so far, tokens that end an answer included."""
-        return Usage(prompt=sum(map(len, self.prompts)), completion=self.job.generated)
+        job = self.job
+        return Usage(
+            prompt=sum(map(len, self.prompts)),
+            completion=job.generated,
+            cached=job.cached,
+            accepted=job.accepted,
+            rejected=job.rejected,
+        )
 
     def echoed(self, choice: int) -> str:
         """What a legacy completion repeats before its answer."""
@@ -180,6 +185,7 @@ class EngineStream:
             if isinstance(events, TrimtabError):
                 raise events
             for event in events:
+                self.job.unread -= 1
                 yield event
             wait, which = limits.idle, "idle"
 
@@ -199,8 +205,6 @@ class EngineStream:
             self.job.cancelled = True
 
     def _write(self, event: Event, written: list[int]) -> bytes:
-        from .runner import Ended, Scored
-
         choice, offset = event.choice, written[event.choice]
         echo = self.echoed(choice) if offset == 0 else ""
         if isinstance(event, Ended):
@@ -209,6 +213,7 @@ class EngineStream:
         if isinstance(event, Scored):
             written[choice] = len(echo)
             return self.form.piece(choice, echo, event.tokens, 0)
+        assert isinstance(event, Piece)
         written[choice] += len(echo) + len(event.text)
         if echo:
             return self.form.piece(choice, echo, (), 0) + self.form.piece(choice, event.text, event.tokens, len(echo))
@@ -223,8 +228,6 @@ class EngineStream:
 
 
 async def _fold(stream: EngineStream) -> Answer:
-    from .runner import Ended, Scored
-
     count = len(stream.prompts) * stream.ask.n
     texts: list[list[str]] = [[stream.echoed(i)] for i in range(count)]
     tokens: list[list[Choice]] = [[] for _ in range(count)]
@@ -233,8 +236,9 @@ async def _fold(stream: EngineStream) -> Answer:
         if isinstance(event, Ended):
             reasons[event.choice] = event.reason
             continue
+        assert isinstance(event, (Piece, Scored))
         tokens[event.choice] += event.tokens
-        if not isinstance(event, Scored):
+        if isinstance(event, Piece):
             texts[event.choice].append(event.text)
     usage = stream.spent()
     choices = [_choice(stream, i, "".join(texts[i]), tokens[i], reasons[i]) for i in range(count)]
@@ -245,17 +249,22 @@ def _choice(stream: EngineStream, index: int, text: str, tokens: list[Choice], r
     return stream.form.choice(index, text, stream.form.logprobs(tokens, 0), reason)
 
 
-def _read(call: Call, loaded: Loaded, usual: Sampling) -> tuple[Ask, list[list[int]]]:
-    """The checked parameters and each prompt's ids. Raises InvalidRequest or ContextTooLong."""
+def _read(call: Call, loaded: Loaded, usual: Sampling) -> tuple[Ask, list[list[int]], tuple[list[int], ...]]:
+    """The checked parameters, each prompt's ids, and the ids of texts that the answer may resemble. Raises
+    InvalidRequest or ContextTooLong."""
     tokenizer, request = loaded.tokenizer, call.request
+    predicted = read_prediction(request)
+    given = tuple(tokenizer.encode(text) for text in (predicted, call.draft) if text)
     if call.kind == "chat":
         ask = read_chat(request, request.model, tokenizer.size, usual)
-        return ask, [loaded.template.encode(request.get("messages"), loaded.context)]
+        messages, said = unfinished(request)
+        ids = loaded.template.encode(messages, loaded.context)
+        return ask, [ids + tokenizer.encode(said) if said else ids], given
     ask = read_completion(request, tokenizer.size)
     prompts = read_prompts(request, tokenizer.size)
     if len(prompts) * ask.n > 128:
         raise InvalidRequest("at most 128 answers can be asked for in one request", param="prompt")
-    return ask, [_ids(p, loaded) if isinstance(p, str) else p for p in prompts]
+    return ask, [_ids(p, loaded) if isinstance(p, str) else p for p in prompts], given
 
 
 def _ids(prompt: str, loaded: Loaded) -> list[int]:
@@ -278,25 +287,12 @@ def _check_length(length: int, ask: Ask, context: int) -> None:
         )
 
 
-def _begin(loaded: Loaded, prompt: list[int], ask: Ask, first_choice: int, entropy: int) -> Run:
-    from .runner import Run
-
-    return Run(loaded, prompt, ask, first_choice, entropy)
-
-
-def _load(
-    weights: str,
-    folder: Path | None,
-    context: int | None,
-    compute: Compute | None,
-    threads: int | None,
-    clock: Callable[[], float],
-) -> Loaded:
+def _load(weights: str, folder: Path | None, settings: Settings, clock: Callable[[], float]) -> Loaded:
     path = obtain(weights, folder, Lines(log.info))
     try:
-        from .runner import load
+        from .loaded import load
     except ImportError as e:
         raise ModelUnavailable(
             "the bundled engine is not installed", detail=f"{e}; install it with: pip install 'trimtab[engine]'"
         ) from e
-    return load(path, lambda: datetime.fromtimestamp(clock()), context, compute, threads)
+    return load(path, lambda: datetime.fromtimestamp(clock()), settings)

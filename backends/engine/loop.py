@@ -1,4 +1,4 @@
-"""The thread that owns the model: loads it, then goes round the running requests, one step of each in turn.
+"""The thread that owns the engine: loads it, hands it what is submitted, and lets it step while there is work.
 
 Requests come in through `submit`, from any thread; what comes of them goes out through each job's `emit`, called on
 this thread. Knows nothing of asyncio, of wire formats, or of what a step is.
@@ -8,51 +8,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ...protocol.errors import Draining, Internal, ModelUnavailable, Overloaded, TrimtabError
+from .sequence import Job
 
 if TYPE_CHECKING:
-    from .runner import Loaded
+    from .loaded import Loaded
 
 log = logging.getLogger("trimtab.engine")
 
-
-class Steps(Protocol):
-    """Work that is done a little at a time; `step` gives what came of it, `generated` counts new tokens."""
-
-    generated: int
-    done: bool
-
-    def step(self) -> Sequence[Any]: ...
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request: the runs of its prompts, one after another. `cancelled` may be set by anyone at any time."""
-
-    begin: Sequence[Callable[[], Steps]]
-    emit: Callable[[Sequence[Any] | TrimtabError | None], None]  # None: all runs are done
-    cancelled: bool = False
-    generated: int = 0  # tokens, so far
-    run: Steps | None = None
-    at: int = 0
+_HELD_UP_S = 0.02  # between two looks at requests whose clients take nothing
 
 
 class Loop:
-    """The engine's thread. At most `most_running` jobs share the model, and `most_waiting` more may wait."""
+    """The engine's thread. `most_waiting` requests may wait for their turn, beside those that run."""
 
-    def __init__(self, load: Callable[[], Loaded], most_running: int, most_waiting: int) -> None:
-        self._load = load
-        self._most_running, self._most_waiting = most_running, most_waiting
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        most_waiting: int,
+        stuck_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A step that takes longer than `stuck_s` seconds means that the engine does not answer."""
+        self._load, self._most_waiting, self._stuck_s, self._clock = load, most_waiting, stuck_s, clock
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []
+        self._inbox: list[Job] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="trimtab-engine", daemon=True)
+        self._since: float | None = None  # when the step in progress began
         self.loaded: Loaded | None = None
         self.failure: TrimtabError | None = None
 
@@ -67,16 +54,29 @@ class Loop:
         if self._thread.ident is not None:
             self._thread.join()
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is loaded, has decoded a token, and is not stuck in a step."""
+        since = self._since
+        stuck = since is not None and self._clock() - since > self._stuck_s
+        return self.loaded is not None and self.failure is None and not stuck
+
     def submit(self, job: Job) -> None:
-        """Queue a job. Raises Overloaded when the queue is full, Draining when the engine is stopping."""
+        """Queue a job. Raises Overloaded when too many wait, Draining when the engine is stopping."""
         with self._changed:
             if self._stopping:
                 raise Draining("the engine is stopping")
-            self._waiting = deque(j for j in self._waiting if not j.cancelled)
-            if len(self._waiting) >= self._most_waiting:
+            self._inbox = [j for j in self._inbox if not j.cancelled]
+            if len(self._inbox) + self._queued() >= self._most_waiting:
                 raise Overloaded(f"the engine already has {self._most_waiting} requests waiting", retry_after=1.0)
-            self._waiting.append(job)
+            self._inbox.append(job)
             self._changed.notify()
+
+    def _queued(self) -> int:
+        """Jobs in the engine's own queue: read from another thread, so a moment old."""
+        if self.loaded is None:
+            return 0
+        return len({sequence.job for sequence in list(self.loaded.engine.waiting) if not sequence.job.cancelled})
 
     def _main(self) -> None:
         try:
@@ -87,51 +87,41 @@ class Loop:
         except Exception:  # whatever else is wrong must reach the callers who wait
             log.exception("the engine cannot start")
             self.failure = ModelUnavailable("the engine's model could not be loaded; the log says why")
-        if self.failure is None:
-            while self._admit():
-                for job in list(self._running):
-                    self._step(job)
+        if self.loaded is not None:
+            while self._taken_in(self.loaded):
+                self._step(self.loaded)
         self._dismiss()
 
-    def _admit(self) -> bool:
-        """Fill the running set, waiting while there is nothing to do. False: the engine is to stop."""
+    def _taken_in(self, loaded: Loaded) -> bool:
+        """Give the engine what came in, waiting while there is nothing to do. False: the engine is to stop."""
         with self._changed:
-            while not (self._stopping or self._running or self._waiting):
+            while not (self._stopping or self._inbox or loaded.engine.busy):
                 self._changed.wait()
-            while self._waiting and len(self._running) < self._most_running:
-                self._running.append(self._waiting.popleft())
+            came, self._inbox = self._inbox, []
+            for job in came:
+                loaded.engine.add(job)
             return not self._stopping
 
-    def _step(self, job: Job) -> None:
+    def _step(self, loaded: Loaded) -> None:
+        self._since = self._clock()
         try:
-            if job.cancelled or not self._advanced(job):
-                self._running.remove(job)
-        except Exception as e:  # one request's failure (memory, say) must not end the engine
-            log.exception("a request failed in the engine")
-            self._running.remove(job)
-            job.emit(e if isinstance(e, TrimtabError) else Internal("the engine failed on this request"))
-
-    def _advanced(self, job: Job) -> bool:
-        if job.run is None:
-            job.run = job.begin[job.at]()
-            job.at += 1
-        before = job.run.generated
-        events = job.run.step()
-        job.generated += job.run.generated - before
-        if events:
-            job.emit(events)
-        if job.run.done:
-            job.run = None
-            if job.at == len(job.begin):
-                job.emit(None)
-                return False
-        return True
+            worked = loaded.engine.step()
+        except Exception:  # a fault of the engine itself: nobody may wait for ever
+            log.exception("a step of the engine failed")
+            loaded.engine.dismiss(Internal("the engine failed"))
+            worked = True
+        self._since = None
+        if not worked and loaded.engine.busy:
+            with self._changed:
+                self._changed.wait(_HELD_UP_S)
 
     def _dismiss(self) -> None:
         with self._changed:
             self._stopping = True
-            jobs = [*self._running, *self._waiting]
-            self._running, self._waiting = [], deque()
-        for job in jobs:
+            came, self._inbox = self._inbox, []
+        error = self.failure or Draining("the engine is stopping")
+        for job in came:
             if not job.cancelled:
-                job.emit(self.failure or Draining("the engine is stopping"))
+                job.emit(error)
+        if self.loaded is not None:
+            self.loaded.engine.dismiss(error)

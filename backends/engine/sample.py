@@ -1,12 +1,14 @@
-"""Choosing the next token from a row of logits.
+"""Choosing the next tokens from rows of logits, each row by its own law.
 
-The noise of each choice is keyed by (seed, position), never drawn from a running stream: the same seed gives the same
-token whatever else the engine does meanwhile, and a later speculation can draw the very token it verifies.
+The noise of each choice is keyed by (seed, position, token), never drawn from a running stream: the same seed gives the
+same token whatever else the engine does meanwhile, speculation draws the very token it verifies, and a draft model that
+uses the same noise often draws it too.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,88 +18,160 @@ from .grammar import JsonGrammar
 from .request import Choice, Sampling
 
 _Floats = npt.NDArray[np.float32]
+_Ids = npt.NDArray[np.int64]
+
+# Gumbel noise of 24 random bits lies between -2.9 and 17: what is farther below the best can never be drawn.
+_REACH = 20.0
+_NEAR = 10.0  # within this of the best nearly all the mass lies
 
 
-def choose(
-    logits: torch.Tensor, sampling: Sampling, said: Counter[int], position: int, grammar: JsonGrammar | None = None
-) -> Choice:
-    """The token at `position` of an answer that has `said` these tokens before."""
-    row = logits.reshape(-1)
-    scores = _processed(row, sampling, said)
-    if sampling.temperature > 0:
-        scores = _noisy(scores, sampling, position)
-    token = int(scores.argmax()) if grammar is None else _first_accepted(scores, grammar)
-    return logprobs(row, token, sampling.logprobs)
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How one row is drawn: `position` in the answer, and how often the answer has `said` each token before it (read
+    only where penalties ask for it)."""
+
+    sampling: Sampling
+    position: int = 0
+    said: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the row's likeliest token is simply taken."""
+        s = self.sampling
+        return s.temperature == 0 and not self.altered
+
+    @property
+    def altered(self) -> bool:
+        s = self.sampling
+        return bool(s.logit_bias or ((s.frequency_penalty or s.presence_penalty) and self.said))
+
+
+def draw(logits: torch.Tensor, laws: Sequence[Law]) -> list[int]:
+    """The token of each row of `logits` [rows, vocabulary]."""
+    if all(law.plain for law in laws):
+        return [int(token) for token in logits.argmax(-1)]
+    scores = processed(logits, laws)
+    best = scores.argmax(-1).tolist()
+    hot = [i for i, law in enumerate(laws) if law.sampling.temperature > 0]
+    if hot:
+        for i, ids, noisy in _noisy(scores, laws, hot):
+            best[i] = int(ids[noisy.argmax()])
+    return best
+
+
+def draw_within(logits: torch.Tensor, law: Law, grammar: JsonGrammar) -> int:
+    """The token of one row [vocabulary] that the grammar accepts: a draw from the masked law."""
+    scores = processed(logits[None], [law])
+    if law.sampling.temperature > 0:
+        _, ids, noisy = _noisy(scores, [law], [0])[0]
+        order = ids[np.argsort(-noisy, kind="stable")]
+        found = next((int(token) for token in order[:1024] if grammar.accepts(int(token))), None)
+        if found is not None:
+            return found
+    top = scores[0].topk(min(1024, scores.shape[1])).indices.tolist()
+    found = next((token for token in top if grammar.accepts(token)), None)
+    return grammar.way_out() if found is None else found
 
 
 def logprobs(row: torch.Tensor, token: int, alternatives: int | None) -> Choice:
-    """`token` with the log-probabilities that were asked for."""
+    """`token` with the log-probabilities that were asked for, of the model's unprocessed logits [vocabulary]."""
     if alternatives is None:
         return Choice(token)
-    logs = torch.log_softmax(row.reshape(-1).float(), dim=-1)
+    logs = torch.log_softmax(row.float(), dim=-1)
     values, ids = logs.topk(min(alternatives, len(logs)))
     top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return Choice(token, float(logs[token]), top)
 
 
-def _processed(row: torch.Tensor, sampling: Sampling, said: Counter[int]) -> torch.Tensor:
+def processed(logits: torch.Tensor, laws: Sequence[Law]) -> torch.Tensor:
     """Bias and penalties, as OpenAI defines them: over the answer so far, not the prompt."""
-    penal = (sampling.frequency_penalty or sampling.presence_penalty) and said
-    if not (penal or sampling.logit_bias):
-        return row.float().cpu()
-    scores = row.float().cpu().clone()
-    if penal:
-        ids = torch.tensor(list(said))
-        counts = torch.tensor([float(n) for n in said.values()])
-        scores[ids] -= counts * sampling.frequency_penalty + sampling.presence_penalty
-    for token, bias in sampling.logit_bias.items():
-        scores[token] += bias
+    scores = logits.float()
+    if any(law.altered for law in laws):
+        scores = scores.clone()
+        for row, law in zip(scores, laws, strict=True):
+            _alter(row, law)
     return scores
 
 
-def _noisy(scores: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
-    """Scores whose largest is a draw from the nucleus: Gumbel noise on log-probabilities, -inf outside it."""
-    logs = torch.log_softmax(scores / max(sampling.temperature, 1e-4), dim=-1)
-    floor = _nucleus(logs, sampling)
-    if floor is not None:
-        logs = logs.masked_fill(logs < floor, -torch.inf)
-    return logs + torch.from_numpy(_gumbel(sampling.seed, position, len(logs)))
+def gumbel(seed: int, position: int, tokens: _Ids) -> _Floats:
+    """The noise of these tokens at this position of an answer with this seed."""
+    a, b = _mixed((seed & _ALL) ^ _mixed(position & _ALL)), _mixed(seed + position + 1 & _ALL)
+    x = tokens.astype(np.uint32) * np.uint32(0x9E3779B9) ^ np.uint32(a & 0xFFFFFFFF)
+    for key in (a >> 32, b & 0xFFFFFFFF):
+        x ^= x >> np.uint32(16)
+        x *= np.uint32(0x85EBCA6B)
+        x ^= x >> np.uint32(13)
+        x *= np.uint32(0xC2B2AE35)
+        x ^= x >> np.uint32(16)
+        x ^= np.uint32(key)
+    u = ((x >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
+    out: _Floats = -np.log(-np.log(u))
+    return out
 
 
-def _nucleus(logs: torch.Tensor, sampling: Sampling) -> float | None:
-    """The least log-probability that top_p, top_k and min_p leave; None when they leave all."""
-    floors: list[float] = []
-    if 0 < sampling.top_k < len(logs):
-        floors.append(float(logs.topk(sampling.top_k).values[-1]))
+_ALL = (1 << 64) - 1
+
+
+def _mixed(x: int) -> int:
+    """Splitmix64's finisher: every bit of the key changes every bit of the noise's."""
+    x = (x + 0x9E3779B97F4A7C15) & _ALL
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _ALL
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & _ALL
+    return x ^ x >> 31
+
+
+def _alter(row: torch.Tensor, law: Law) -> None:
+    s = law.sampling
+    if (s.frequency_penalty or s.presence_penalty) and law.said:
+        ids = torch.tensor(list(law.said), device=row.device)
+        counts = torch.tensor([float(n) for n in law.said.values()], device=row.device)
+        row[ids] -= counts * s.frequency_penalty + s.presence_penalty
+    if s.logit_bias:
+        ids = torch.tensor(list(s.logit_bias), device=row.device)
+        row[ids] += torch.tensor(list(s.logit_bias.values()), device=row.device)
+
+
+def _noisy(scores: torch.Tensor, laws: Sequence[Law], hot: Sequence[int]) -> list[tuple[int, _Ids, _Floats]]:
+    """For each hot row the tokens that can be drawn, and their log-probabilities with noise: the largest is drawn."""
+    heat = torch.tensor([max(laws[i].sampling.temperature, 1e-4) for i in hot], device=scores.device)
+    rows = scores if len(hot) == len(scores) else scores[torch.tensor(hot, device=scores.device)]
+    logs = torch.log_softmax(rows / heat[:, None], dim=-1)
+    best = logs.amax(-1, keepdim=True)
+    out = []
+    for i, row, top in zip(hot, logs, best, strict=True):
+        ids, values = _nucleus(row, float(top), laws[i].sampling)
+        out.append((i, ids, values + gumbel(laws[i].sampling.seed, laws[i].position, ids)))
+    return out
+
+
+def _nucleus(row: torch.Tensor, best: float, sampling: Sampling) -> tuple[_Ids, _Floats]:
+    """The tokens that top_p, top_k and min_p leave, and what may be drawn at all, with their log-probabilities."""
+    for reach in (_NEAR, _REACH):
+        found = (row >= best - reach).nonzero()[:, 0]
+        ids: _Ids = found.cpu().numpy()
+        values: _Floats = row[found].cpu().numpy()
+        floor = _floor(values, best, reach, sampling)
+        if floor is not None:
+            kept = values >= floor
+            return ids[kept], values[kept]
+    return ids, values
+
+
+def _floor(values: _Floats, best: float, reach: float, sampling: Sampling) -> float | None:
+    """The least log-probability that is left; None where no bound is within reach of the best, as `values` are."""
+    floors: list[float | None] = []
     if sampling.min_p > 0:
-        floors.append(float(logs.max()) + float(np.log(sampling.min_p)))
+        floors.append(best + float(np.log(sampling.min_p)))
+    if 0 < sampling.top_k <= len(values):
+        floors.append(float(np.partition(values, -sampling.top_k)[-sampling.top_k]))
     if sampling.top_p < 1:
-        floors.append(_top_p_floor(logs, sampling.top_p))
-    return max(floors) if floors else None
+        floors.append(_top_p(values, sampling.top_p))
+    known = [floor for floor in floors if floor is not None and floor >= best - reach]
+    return max(known, default=None)
 
 
-def _top_p_floor(logs: torch.Tensor, top_p: float) -> float:
-    # The likeliest few nearly always hold top_p of the mass; a whole sort costs thirty times more.
-    for depth in (10.0, torch.inf):
-        values = logs[logs >= logs.max() - depth].sort(descending=True).values
-        mass = values.exp().cumsum(0)
-        if float(mass[-1]) >= top_p:
-            break
-    return float(values[min(int((mass < top_p).sum()), len(values) - 1)])
-
-
-def _gumbel(seed: int, position: int, size: int) -> _Floats:
-    generator = np.random.Generator(np.random.Philox(key=seed & (1 << 64) - 1, counter=[0, 0, 0, position]))
-    noise = generator.standard_exponential(size, dtype=np.float32)
-    np.maximum(noise, np.float32(1e-30), out=noise)
-    return -np.log(noise, out=noise)
-
-
-def _first_accepted(scores: torch.Tensor, grammar: JsonGrammar) -> int:
-    """The best-scored token that the grammar accepts: with noisy scores, a draw from the masked law."""
-    for width in (32, 1024):
-        top = scores.topk(min(width, len(scores)))
-        for token, score in zip(top.indices.tolist(), top.values.tolist(), strict=True):
-            if score > -torch.inf and grammar.accepts(token):
-                return int(token)
-    return grammar.way_out()
+def _top_p(values: _Floats, top_p: float) -> float | None:
+    ordered = np.sort(values)[::-1]
+    mass = np.cumsum(np.exp(ordered.astype(np.float64)))
+    at = int(np.searchsorted(mass, top_p))
+    return float(ordered[at]) if at < len(ordered) else None

@@ -1,7 +1,7 @@
 """How probable the engine's model finds a text, token by token: what compression by self-information reads.
 
-A text is read in windows on the engine's own thread, a piece a step, so answers that are being made go on beside it.
-This module knows nothing of why it is asked, and makes no answers.
+A text is read in windows, each a reading of its own among the answers that are being made (sequence.py). This module
+knows nothing of why it is asked, and makes no answers.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocol.errors import ContextTooLong, Draining, TrimtabError
-from .loop import Job
+from ...protocol.errors import ContextTooLong, TrimtabError
+from .sequence import Job, Reading, Surprises
 
 if TYPE_CHECKING:
     from .backend import EngineBackend
-    from .model import KV
-    from .runner import Loaded
+    from .loaded import Loaded
 
-_PIECE = 256  # tokens a step, as for prompts
 _WINDOW = 2048  # tokens: what is farther away says little about a word, and attention over it costs more
 _OVERLAP = 4  # a window begins a fourth of one before the tokens that it is read for
 _MOST_TOKENS = 65_536
@@ -76,7 +74,7 @@ class EngineScorer:
         before = [_beginning(loaded), *tokenizer.encode(given)][-(window // 2) :]
         offsets = np.array(places, dtype=np.int64).reshape(-1, 2)
         answer.places = offsets[:, 0], offsets[:, 1]
-        answer.job = Job([partial(Reading, loaded, before, ids, window)], answer.emit)
+        answer.job = Job(readings(before, ids, max(2, window - len(before))), answer.emit)
         return answer.job
 
 
@@ -86,6 +84,7 @@ class _Answer:
     def __init__(self, result: asyncio.Future[TextScores]) -> None:
         self._result = result
         self._loop = result.get_loop()
+        self._logs: dict[int, list[NDArray[np.float32]]] = {}
         self.places: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
         self.job: Job | None = None
 
@@ -105,49 +104,21 @@ class _Answer:
             return
         if isinstance(said, TrimtabError):
             self._result.set_exception(said)
-        elif said is None or self.places is None:
-            self._result.set_exception(Draining("the engine said nothing of the text"))
-        else:
-            self._result.set_result(TextScores(*self.places, said[0]))
+        elif said is not None:
+            self._logs |= {event.choice: event.logs for event in said if isinstance(event, Surprises)}
+        elif self.places is not None:
+            logs = [log for _, window in sorted(self._logs.items()) for log in window]
+            whole = np.concatenate(logs) if logs else np.zeros(0, dtype=np.float32)
+            self._result.set_result(TextScores(*self.places, whole))
 
 
-class Reading:
-    """One text read through, on the engine's thread; `step` reads a piece, the last one gives the log-probabilities."""
-
-    def __init__(self, loaded: Loaded, before: list[int], ids: list[int], window: int) -> None:
-        """`before` has at least one token, and fewer than `window`."""
-        self._model = loaded.model
-        self._before, self._ids = before, ids
-        self._room = max(2, window - len(before))
-        self._logs: list[NDArray[np.float32]] = []
-        self._work = self._read()
-        self.generated = 0
-        self.done = False
-
-    def step(self) -> list[NDArray[np.float32]]:
-        """Read a piece; an empty list until all is read."""
-        if next(self._work, self) is not self:
-            return []
-        self.done = True
-        return [np.concatenate(self._logs) if self._logs else np.zeros(0, dtype=np.float32)]
-
-    def _read(self) -> Iterator[None]:
-        base = self._model.cache()
-        for at in range(0, len(self._before) - 1, _PIECE):
-            self._model.forward(self._before[at : min(at + _PIECE, len(self._before) - 1)], base)
-            yield
-        for start, new, end in windows(len(self._ids), self._room):
-            yield from self._window(base if end == len(self._ids) else base.fork(), start, new, end)
-
-    def _window(self, kv: KV, start: int, new: int, end: int) -> Iterator[None]:
-        """Read the tokens from `start` to `end`, and keep what is said of those from `new` on."""
-        tokens = [self._before[-1], *self._ids[start : end - 1]]
-        for at in range(0, len(tokens), _PIECE):
-            piece = tokens[at : at + _PIECE]
-            following = self._ids[start + at : start + at + len(piece)]
-            logs = self._model.surprises(piece, kv, following).cpu().numpy()
-            self._logs.append(logs[max(0, new - start - at) :])
-            yield
+def readings(before: Sequence[int], ids: Sequence[int], room: int) -> list[Reading]:
+    """One for each window of at most `room` of `ids`, all behind `before`, which has at least one token."""
+    out = []
+    for i, (start, new, end) in enumerate(windows(len(ids), room)):
+        # The last token is nobody's context: it is scored, not read.
+        out.append(Reading([*before, *ids[start : end - 1]], ids[new:end], len(before), i))
+    return out
 
 
 def windows(count: int, room: int) -> Iterator[tuple[int, int, int]]:

@@ -10,7 +10,8 @@ import pytest
 
 from trimtab.backends.base import Call, Timeouts
 from trimtab.backends.engine.backend import EngineBackend
-from trimtab.backends.engine.runner import load
+from trimtab.backends.engine.loaded import load
+from trimtab.backends.engine.settings import Settings
 from trimtab.protocol.messages import Request
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -142,7 +143,7 @@ def tiny(write_gguf):
 
 @pytest.fixture(scope="session")
 def loaded(tiny):
-    return load(tiny, lambda: datetime(2026, 1, 2, tzinfo=UTC), None, None, 1)
+    return load(tiny, lambda: datetime(2026, 1, 2, tzinfo=UTC), Settings(threads=1))
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ async def streamed_rest(parts):
 
 def slow_down(engine, monkeypatch):
     """A tiny model answers in a blink: give it steps long enough to be interrupted."""
-    model, forward = engine._loop.loaded.model, engine._loop.loaded.model.forward
-    monkeypatch.setattr(model, "forward", lambda *a, **k: (time.sleep(0.005), forward(*a, **k))[1])
+    model, forward = engine._loop.loaded.engine.model, engine._loop.loaded.engine.model.forward
+    monkeypatch.setattr(model, "forward", lambda *a: (time.sleep(0.005), forward(*a))[1])
 
 
 async def whole(engine, call):
@@ -232,8 +232,9 @@ async def test_cancelling_a_call_stops_its_work(engine, ask, monkeypatch):
     with pytest.raises(asyncio.CancelledError):
         await task
     await whole(engine, ask(max_tokens=1))
-    while engine._loop._running:  # the end is told a moment before the place is free
+    while engine._loop.loaded.engine.busy:  # the end is told a moment before the place is free
         await asyncio.sleep(0.001)
+    engine._loop.loaded.engine.check()
 
 
 async def test_spent_counts_what_was_generated(engine, ask):
@@ -251,9 +252,11 @@ async def test_a_full_queue_says_so(tiny, ask, monkeypatch):
     long = {"max_tokens": 200, "stream": True, **NEVER_ENDS}
     streams = [await backend.stream(ask(**long))]
     await anext(aiter(streams[0]))
-    while backend._loop._waiting or not backend._loop._running:
+    while not backend._loop.loaded.engine.running:
         await asyncio.sleep(0.001)
     streams.append(await backend.stream(ask(**long)))
+    while not backend._loop.loaded.engine.waiting:
+        await asyncio.sleep(0.001)
     with pytest.raises(Overloaded) as e:
         await backend.stream(ask(**long))
     assert e.value.retry_after
@@ -307,12 +310,12 @@ async def test_damaged_weights_fail_each_call_clearly(tiny, tmp_path, ask, caplo
 
 
 async def test_one_requests_failure_is_its_own(engine, ask, monkeypatch):
-    model, forward = engine._loop.loaded.model, engine._loop.loaded.model.forward
+    model, forward = engine._loop.loaded.engine.model, engine._loop.loaded.engine.model.forward
 
-    def breaks(tokens, kv, every=False):
-        if kv.length > 30:
+    def breaks(batch, memory):
+        if int(batch.positions.max()) > 30:
             raise RuntimeError("out of memory, at address 0xdead")
-        return forward(tokens, kv, every)
+        return forward(batch, memory)
 
     monkeypatch.setattr(model, "forward", breaks)
     long, short = await asyncio.gather(

@@ -1,11 +1,22 @@
 """The forward pass against a plain one written from the formulas, head by head in float64."""
 
+import functools
+import random
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from trimtab.backends.engine.attention import Sight
+from trimtab.backends.engine.batch import Batch, Rows
+from trimtab.backends.engine.draft import Draft
 from trimtab.backends.engine.gguf import GGUF
+from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
+from trimtab.backends.engine.memory import Memory
 from trimtab.backends.engine.model import Model
+from trimtab.backends.engine.verify import paths
 
 TOKENS = [5, 100, 7, 7, 230, 41, 3, 99, 12, 64]
 
@@ -52,58 +63,97 @@ def attend(q, k, v):
     return p / p.sum(axis=1, keepdims=True) @ v
 
 
+def model_of(path, compute="float32"):
+    return Model(GgufCheckpoint(path), compute)
+
+
+class Text:
+    """One sequence read through a model, with pages of its own."""
+
+    def __init__(self, model, page=16):
+        self.model, self.length = model, 0
+        self.memory = Memory(model.shape, -(-model.shape.context // page), torch.float32, model.device, page)
+        self.pages = list(range(1, self.memory.pages + 1))[::-1]
+
+    def forward(self, tokens, every=False, paths=()):
+        used = self.pages[: -(-(self.length + len(tokens)) // self.memory.page)]
+        wanted = range(len(tokens)) if every else [len(tokens) - 1]
+        rows = Rows(tokens, self.length, used, wanted, paths)
+        heads = self.model.shape.heads
+        logits = self.model.forward(Batch([rows], self.memory, heads, Sight(), self.model.tiles), self.memory)
+        self.length += len(tokens)
+        return logits
+
+
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q4_1", "Q8_0"])
 def test_float32_is_the_plain_forward_pass(write_gguf, kind):
-    file = GGUF(write_gguf(kind))
-    model = Model(file, "float32")
-    got = model.forward(TOKENS, model.cache())[0].numpy()
-    np.testing.assert_allclose(got, plain_logits(file, TOKENS), atol=2e-3)
+    path = write_gguf(kind)
+    got = Text(model_of(path)).forward(TOKENS)[0].numpy()
+    np.testing.assert_allclose(got, plain_logits(GGUF(path), TOKENS), atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q4_0", "Q4_1"])
 def test_what_this_machine_does_best_stays_close(write_gguf, kind):
-    file = GGUF(write_gguf(kind))
-    model = Model(file)
-    exact = plain_logits(file, TOKENS)
-    kv = model.cache()
-    model.forward(TOKENS[:-1], kv)
-    for got in (model.forward(TOKENS, model.cache()), model.forward(TOKENS[-1:], kv)):
+    path = write_gguf(kind)
+    model, exact = model_of(path, None), plain_logits(GGUF(path), TOKENS)
+    text = Text(model)
+    text.forward(TOKENS[:-1])
+    for got in (Text(model).forward(TOKENS), text.forward(TOKENS[-1:])):
         error = got[0].numpy() - exact
         assert np.sqrt((error**2).mean()) < 0.03 * exact.std()
 
 
-@pytest.mark.parametrize("cuts", [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [1, 9], [6, 7]])
-def test_a_prompt_in_pieces_is_the_prompt(tiny, cuts):
-    model = Model(GGUF(tiny), "float32")
-    whole = model.forward(TOKENS, model.cache())
-    kv = model.cache()
-    for start, end in zip([0, *cuts], [*cuts, len(TOKENS)], strict=True):
-        got = model.forward(TOKENS[start:end], kv)
-    torch.testing.assert_close(got, whole, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("compute", [None, "float32"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=6, deadline=None)
+def test_a_rows_bits_depend_on_its_own_context_alone(tiny_models, compute, seed):
+    """In pieces of any lengths, in either form of attention, beside any others: the same bits as row by row."""
+    model, chance = tiny_models(compute), random.Random(seed)
+    texts = [[chance.randrange(250) for _ in range(chance.randint(2, 90))] for _ in range(chance.randint(1, 4))]
+    alone = [torch.cat([one.forward([t]) for t in tokens]) for tokens in texts for one in [Text(model)]]
+    memory = Memory(model.shape, 64, torch.float32, model.device, 16)
+    pages = iter(chance.sample(range(1, 65), 64))
+    tables = [[next(pages) for _ in range(-(-len(tokens) // 16))] for tokens in texts]
+    done, got = [0] * len(texts), [[] for _ in texts]
+    while any(d < len(t) for d, t in zip(done, texts, strict=True)):
+        rows, who = [], []
+        for i, tokens in enumerate(texts):
+            count = min(len(tokens) - done[i], chance.choice([0, 1, 1, 2, 5, 17, 40]))
+            if count:
+                used = tables[i][: -(-(done[i] + count) // 16)]
+                rows.append(Rows(tokens[done[i] : done[i] + count], done[i], used, range(count)))
+                who.append((i, count))
+                done[i] += count
+        if rows:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("trimtab.backends.engine.attention._TILE_WORTH", chance.choice([0, 3000, 1 << 14]))
+                batch = Batch(rows, memory, model.shape.heads, Sight(), model.tiles)
+            for (i, _), part in zip(who, model.forward(batch, memory).split([n for _, n in who]), strict=True):
+                got[i].append(part)
+    for i in range(len(texts)):
+        assert torch.equal(torch.cat(got[i]), alone[i])
 
 
-def test_every_row_is_the_last_row_of_its_own_prompt(tiny):
-    model = Model(GGUF(tiny), "float32")
-    rows = model.forward(TOKENS, model.cache(), every=True)
-    for i in range(len(TOKENS)):
-        torch.testing.assert_close(rows[i : i + 1], model.forward(TOKENS[: i + 1], model.cache()), atol=1e-4, rtol=1e-4)
+@pytest.fixture(scope="module")
+def tiny_models(tiny):
+    return functools.cache(lambda compute: model_of(tiny, compute))
 
 
-def test_a_forked_cache_goes_its_own_way(tiny):
-    model = Model(GGUF(tiny), "float32")
-    kv = model.cache()
-    model.forward(TOKENS, kv)
-    fork = kv.fork()
-    model.forward([8, 9], fork)
-    torch.testing.assert_close(
-        model.forward([77], kv), model.forward([*TOKENS, 77], model.cache()), atol=1e-4, rtol=1e-4
-    )
+def test_a_tree_of_guesses_gives_each_path_the_bits_of_a_chain(tiny):
+    model = model_of(tiny, None)
+    prompt, tree, parents = TOKENS * 3, [7, 8, 9, 10, 11, 12], [-1, 0, 0, 2, 1, 4]
+    text = Text(model)
+    text.forward(prompt[:-1])
+    draft = Draft(tuple(tree), tuple(parents), (1.0,) * 6)
+    rows = text.forward([prompt[-1], *tree], every=True, paths=paths(draft))
+    for path, row in zip(paths(draft), rows, strict=True):
+        chain = Text(model).forward(prompt + [tree[i - 1] for i in path[1:]])
+        assert torch.equal(chain[0], row)
 
 
-def test_the_cache_grows_to_the_whole_context(tiny):
-    model = Model(GGUF(tiny), "float32")
-    kv = model.cache()
+def test_a_context_is_filled_to_its_last_position(tiny):
+    text = Text(model_of(tiny))
     for token in range(256):
-        logits = model.forward([token % 250], kv)
-    assert kv.length == 256
+        logits = text.forward([token % 250])
+    assert text.length == 256
     assert torch.isfinite(logits).all()

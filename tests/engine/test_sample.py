@@ -2,16 +2,23 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.backends.engine.request import Sampling
-from trimtab.backends.engine.sample import choose
+from trimtab.backends.engine.sample import Law, draw, draw_within, gumbel, logprobs
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.5, -1.0, -3.0]])
 LAW = torch.softmax(LOGITS[0], -1).tolist()
+
+
+def choose(logits, sampling, said, position, grammar=None):
+    law = Law(sampling, position, said)
+    token = draw(logits, [law])[0] if grammar is None else draw_within(logits[0], law, grammar)
+    return logprobs(logits[0], token, sampling.logprobs)
 
 
 def draws(sampling, count=4000):
@@ -90,5 +97,35 @@ def test_a_grammar_leaves_the_law_of_what_it_accepts():
     assert got[1] / 3000 == pytest.approx(LAW[1] / (LAW[1] + LAW[3]), abs=0.03)
 
 
-def test_a_grammar_that_wants_none_of_the_nucleus_goes_its_own_way():
-    assert choose(LOGITS, Sampling(top_k=1, seed=5), Counter(), 0, OnlyOdd()).token == 4
+class Nothing(OnlyOdd):
+    def accepts(self, token):
+        return False
+
+
+def test_a_grammar_that_wants_none_of_the_nucleus_gets_the_best_it_wants():
+    assert choose(LOGITS, Sampling(top_k=1, seed=5), Counter(), 0, OnlyOdd()).token == 1
+    assert choose(LOGITS, Sampling(top_k=1, seed=5), Counter(), 0, Nothing()).token == 4
+
+
+def test_rows_are_drawn_as_if_alone():
+    logits = torch.randn(7, 500, generator=torch.Generator().manual_seed(1)) * 3
+    laws = [
+        Law(Sampling(temperature=0)),
+        Law(Sampling(temperature=0.7, top_p=0.9, seed=3), 5),
+        Law(Sampling(temperature=0, presence_penalty=2.0), 5, {int(logits[2].argmax()): 1}),
+        Law(Sampling(temperature=1.3, top_k=4, seed=1), 9),
+        Law(Sampling(temperature=1.0, seed=1), 9),
+        Law(Sampling(temperature=0.5, min_p=0.1, logit_bias={7: 5.0}, seed=9), 2),
+        Law(Sampling(temperature=2.0, top_p=0.3, top_k=50, min_p=0.001, seed=4), 1),
+    ]
+    assert draw(logits, laws) == [draw(row[None], [law])[0] for row, law in zip(logits, laws, strict=True)]
+
+
+def test_noise_is_gumbels_and_of_one_token_whatever_others_are_asked():
+    tokens = np.arange(200_000)
+    noise = gumbel(5, 7, tokens)
+    assert noise.mean() == pytest.approx(0.5772, abs=0.02)
+    assert noise.std() == pytest.approx(np.pi / 6**0.5, abs=0.02)
+    assert (gumbel(5, 7, tokens[1000:1003]) == noise[1000:1003]).all()
+    for other in (gumbel(5, 8, tokens), gumbel(6, 7, tokens), gumbel(2**64 - 1, 7, tokens)):
+        assert abs(np.corrcoef(noise, other)[0, 1]) < 0.01

@@ -8,27 +8,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.backend import EngineBackend
-from trimtab.backends.engine.score import EngineScorer, Reading, windows
+from trimtab.backends.engine.batch import Batch, Rows
+from trimtab.backends.engine.memory import Memory
+from trimtab.backends.engine.score import EngineScorer, windows
 from trimtab.protocol.errors import ContextTooLong, ModelUnavailable
 
 TEXT = "hello world, it is 12 in the world; naïve 日本 🙂 don't.\n\n  hello"
 
 
 def reference(loaded, before, ids):
-    """Each id's log-probability from whole rows of float32 logits."""
+    """Each id's log-probability from whole rows of logits."""
     tokens = before + ids
-    logits = loaded.model.forward(tokens, loaded.model.cache(), every=True)
+    model = loaded.engine.model
+    memory = Memory(model.shape, 4, torch.float32, model.device)
+    rows = Rows(tokens, 0, range(1, -(-len(tokens) // 64) + 1), range(len(tokens)))
+    logits = model.forward(Batch([rows], memory, model.shape.heads, Sight(), model.tiles), memory)
     logs = torch.log_softmax(logits, dim=-1)[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]
     return logs[len(before) - 1 :].numpy()
-
-
-def read(reading):
-    steps = 0
-    while not reading.done:
-        found = reading.step()
-        steps += 1
-    return found[0], steps
 
 
 async def test_scores_are_the_models_own(engine, loaded):
@@ -79,19 +77,10 @@ def test_windows_cover_every_token_once(count, room):
     assert all(start < new for start, new, _ in made[1:] if room >= 4)
 
 
-def test_a_long_text_takes_many_short_steps(loaded):
-    ids = loaded.tokenizer.encode("hello world " * 400)
-    logs, steps = read(Reading(loaded, [0], ids, 256))
-    assert len(logs) == len(ids)
-    assert steps > len(ids) / 256
-
-
-def test_pieces_change_nothing(loaded, monkeypatch):
-    ids = loaded.tokenizer.encode(TEXT * 3)
-    whole, _ = read(Reading(loaded, [0], ids, 250))
-    monkeypatch.setattr("trimtab.backends.engine.score._PIECE", 7)
-    pieces, _ = read(Reading(loaded, [0], ids, 250))
-    np.testing.assert_allclose(whole, pieces, atol=0.05)
+async def test_a_long_text_takes_many_short_steps(engine):
+    steps = engine._loop.loaded.engine.steps
+    got = await EngineScorer(engine).logprobs("hello world " * 400)
+    assert engine._loop.loaded.engine.steps - steps > len(got.logprobs) / 256
 
 
 async def test_an_empty_text_has_no_scores(engine):
@@ -104,20 +93,20 @@ async def test_a_text_beyond_all_bounds_is_refused(engine, monkeypatch):
         await EngineScorer(engine).logprobs("hello world " * 30)
 
 
-async def test_cancelling_stops_the_work(engine, ask, monkeypatch):
-    begun = []
-    original = Reading.step
-    monkeypatch.setattr(Reading, "step", lambda self: begun.append(self) or original(self))
+async def test_cancelling_stops_the_work(engine, ask):
+    inner = engine._loop.loaded.engine
+    before = inner.steps
     task = asyncio.create_task(EngineScorer(engine).logprobs("hello world in " * 4000))
-    while not begun:
+    while inner.steps < before + 3:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await engine.complete(ask("completions", max_tokens=1))
-    steps = len(begun)
-    await engine.complete(ask("completions", max_tokens=4))
-    assert len(begun) == steps
+    while inner.busy:
+        await asyncio.sleep(0.001)
+    assert inner.steps < before + 12_000 / 256
+    inner.check()
 
 
 async def test_answers_go_on_beside_it(engine, ask):

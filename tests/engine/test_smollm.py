@@ -9,10 +9,14 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
+from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.backend import EngineBackend
-from trimtab.backends.engine.gguf import GGUF
+from trimtab.backends.engine.batch import Batch, Rows
+from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
+from trimtab.backends.engine.loaded import load
+from trimtab.backends.engine.memory import Memory
 from trimtab.backends.engine.model import Model
-from trimtab.backends.engine.runner import load
+from trimtab.backends.engine.settings import Settings
 from trimtab.backends.engine.weights import CATALOGUE, DEFAULT, models_folder, resolve, sha256
 from trimtab.protocol.errors import ModelUnavailable
 
@@ -27,7 +31,7 @@ QUESTIONS = ["What is the capital of France?", "Write a sentence about the sea."
 
 @pytest.fixture(scope="module")
 def smollm():
-    return load(PATH, lambda: datetime(2026, 1, 1, tzinfo=UTC), None, None, 2)
+    return load(PATH, lambda: datetime(2026, 1, 1, tzinfo=UTC), Settings(threads=2))
 
 
 def test_the_file_is_the_catalogues():
@@ -41,22 +45,24 @@ def test_the_prompt_is_the_one_the_model_was_trained_with(smollm):
 
 
 def greedy(model, prompt, count):
-    kv, rows = model.cache(), []
-    logits, out = model.forward(prompt, kv), []
+    memory = Memory(model.shape, 2, torch.float32, model.device)
+    tokens, rows, done = list(prompt), [], 0
     for _ in range(count):
+        new = Rows(tokens[done:], done, [1, 2], [len(tokens) - done - 1])
+        logits = model.forward(Batch([new], memory, model.shape.heads, Sight(), model.tiles), memory)
+        done = len(tokens)
         rows.append(logits[0])
-        out.append(int(logits.argmax()))
-        logits = model.forward(out[-1:], kv)
-    return out, rows
+        tokens.append(int(logits.argmax()))
+    return tokens[len(prompt) :], rows
 
 
 def test_the_fast_route_agrees_with_float32(smollm):
-    exact = Model(GGUF(PATH), "float32")
+    exact = Model(GgufCheckpoint(PATH), "float32")
     same = 0
     for question in QUESTIONS:
         prompt = smollm.template.encode([{"role": "user", "content": question}], 8192)
         wanted, rows = greedy(exact, prompt, 12)
-        got, fast = greedy(smollm.model, prompt, 12)
+        got, fast = greedy(smollm.engine.model, prompt, 12)
         same += next((i for i in range(12) if wanted[i] != got[i]), 12)
         # The prompt's own next token, before rounding can have led the two apart.
         assert torch.softmax(rows[0], -1).sub(torch.softmax(fast[0], -1)).abs().max() < 0.06
@@ -87,9 +93,8 @@ def test_transformers_is_not_needed():
     code = (
         "import sys; sys.modules['transformers'] = None\n"
         "from datetime import datetime; from pathlib import Path\n"
-        "from trimtab.backends.engine.runner import load\n"
-        f"loaded = load(Path({str(PATH)!r}), datetime.now, None, None, 1)\n"
-        "print(loaded.model.forward([1, 2, 3], loaded.model.cache()).shape[1])"
+        "from trimtab.backends.engine.loaded import load\n"
+        f"print(load(Path({str(PATH)!r}), datetime.now).tokenizer.size)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "49152"

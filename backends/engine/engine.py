@@ -1,0 +1,538 @@
+"""The engine: answers of many requests, computed together one step at a time.
+
+    schedule   which rows of which answers this step computes
+    run        one forward pass over all of them
+    verify     draw each answer's next tokens, as far as its draft had them
+    finish     walk the new tokens one at a time: text, stop strings, grammar, length
+
+Runs on one thread and knows nothing of threads, event loops or wire formats.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from ...protocol.errors import Internal, TrimtabError
+from .attention import Sight
+from .batch import Batch, Rows
+from .draft import NOTHING, Draft
+from .finish import Finish
+from .grammar import JsonGrammar
+from .guess import GIVEN, Guesses, close
+from .memory import Memory
+from .model import Model
+from .pages import PagePool
+from .prefixes import PrefixTree
+from .request import Choice
+from .sample import Law, draw, draw_within, logprobs
+from .schedule import Limits, guess_room, next_in, reads
+from .sequence import Ended, Job, Piece, Reading, Scored, Sequence, Surprises, Task
+from .tokenizer import Detokenizer, Tokenizer
+from .verify import paths, walk
+
+log = logging.getLogger("trimtab.engine")
+
+_MOST_UNREAD = 1024  # events of a request that its client has yet to take: then the request waits
+_MEAN = 0.95  # how much of the mean time of an answer stays when one more is known
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one engine runs. `draft` tokens are guessed at most (0: no speculation); `prefixes`: pages are reused."""
+
+    limits: Limits = field(default_factory=Limits)
+    draft: int = 31
+    tree: bool = False
+    prefixes: bool = True
+    sight: Sight = field(default_factory=Sight)
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one sequence gets of a step: `count` of its own tokens computed, and a draft behind the last one.
+
+    `row` is the first of its rows of logits, which are those of its last tokens.
+    """
+
+    sequence: Sequence
+    count: int
+    draft: Draft = NOTHING
+    row: int = 0
+    wanted: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the next token is known after it."""
+        return self.count == self.sequence.pending
+
+    @property
+    def rows(self) -> int:
+        return self.count + len(self.draft.tokens)
+
+
+class Engine:
+    """`add` jobs, `step` while `busy`. Whatever fails fails one job, which is told by its `emit`."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        memory: Memory,
+        context: int,
+        clock: Callable[[], float],
+        options: Options | None = None,
+    ) -> None:
+        """`context` tokens at most, prompt and answer, and never more than the memory has room for."""
+        self.options = options or Options()
+        self.pool = PagePool(memory.pages)
+        self.prefixes = PrefixTree(self.pool, memory.page)
+        self.context = min(context, memory.pages * memory.page)
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.guesses = Guesses(self.options.draft, self.options.tree)
+        self.steps = 0
+        self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
+        self._mean = 1.0  # seconds that an answer takes
+        self._said: dict[Job, list[Any]] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def add(self, job: Job) -> None:
+        """Queue a job's answers."""
+        now = self._clock()
+        job.open = sum(task.ask.n if isinstance(task, Task) else 1 for task in job.tasks)
+        if not job.tasks:
+            job.emit(None)
+        for task in job.tasks:
+            self.waiting.append(Sequence(job, task, list(task.prompt), now))
+
+    def step(self) -> bool:
+        """One step; whether there was anything to do. Afterwards whoever was cancelled holds no page."""
+        started = self._clock()
+        self._leave()
+        self._admit()
+        turns = self._schedule()
+        if turns:
+            logits = self._run(turns)
+            self._verify(turns, logits)
+            rows = sum(turn.rows for turn in turns)
+            self.guesses.timed(rows, sum(turn.sequence.computed for turn in turns), self._clock() - started)
+            self.steps += 1
+        self._tell()
+        return bool(turns)
+
+    def dismiss(self, error: TrimtabError) -> None:
+        """End everything with this error."""
+        for job in {sequence.job: None for sequence in [*self.running, *self.waiting]}:
+            self._fail(job, error)
+
+    def check(self) -> None:
+        """Raises AssertionError when pages are lost; without work, when any is used."""
+        self.pool.check()
+        assert self.busy or self.pool.used == 0
+
+    # ---- schedule
+
+    def _leave(self) -> None:
+        """Let go of what was cancelled."""
+        for sequence in [s for s in (*self.running, *self.waiting) if s.job.cancelled]:
+            self._release(sequence, whole=False)
+
+    def _admit(self) -> None:
+        """Take in who waits, while there is a place and room for the prompt."""
+        while self.waiting and len(self.running) < self.options.limits.running:
+            running = Counter(s.tenant for s in self.running)
+            sequence = self.waiting[next_in(self.waiting, running, self._clock(), self._mean)]
+            if not self._begin(sequence):
+                return
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+
+    def _begin(self, sequence: Sequence) -> bool:
+        """Find what is computed already. False, and nothing is changed, when the rest has no room beside the others."""
+        pages: list[int] = []
+        if self.options.prefixes:
+            pages = self.prefixes.find(sequence.tenant, sequence.tokens[: self._reusable(sequence)])
+        computed = len(pages) * self._memory.page
+        needed = -(-(len(sequence.tokens) - computed) // self._memory.page) + len(self.running)
+        if self.running and needed > self.pool.available:
+            self.pool.drop(pages)
+            return False
+        sequence.pages, sequence.computed, sequence.known = pages, computed, len(pages)
+        sequence.admitted = self._clock()
+        if not sequence.waited:
+            sequence.job.cached += min(computed, sequence.prompt)
+            sequence.forks = sequence.task.ask.n - 1 if isinstance(sequence.task, Task) else 0
+            self._prepare(sequence, 0)
+        return True
+
+    def _reusable(self, sequence: Sequence) -> int:
+        """How many tokens need not be computed if they are known: all but the rows whose logits are needed."""
+        task = sequence.task
+        if isinstance(task, Reading):
+            return len(task.prompt) - len(task.following)
+        return 0 if self._scored(sequence) else len(sequence.tokens) - 1
+
+    def _prepare(self, sequence: Sequence, i: int) -> None:
+        """Make it the i-th answer of its task."""
+        task = sequence.task
+        sequence.choice = task.first + i
+        if isinstance(task, Reading):
+            return
+        room = self.context - len(task.prompt)
+        sequence.most = room if task.ask.most is None else min(room, task.ask.most)
+        sequence.sampling = replace(task.ask.sampling, seed=task.ask.seed_of(sequence.choice, task.entropy))
+        sequence.finish = Finish(Detokenizer(self._tokenizer), task.ask.stops)
+        sequence.grammar = JsonGrammar(self._tokenizer.bytes, sequence.most) if task.ask.json else None
+        sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given)
+
+    def _schedule(self) -> list[Turn]:
+        """Rows for everyone who is not held up, with their pages; who came last makes room when there are none."""
+        ready = [s for s in self.running if s.job.unread <= _MOST_UNREAD]
+        answers = [s for s in ready if s.pending == 1]
+        prompts = [s for s in ready if s.pending > 1]
+        turns = [Turn(s, 1, draft) for s, draft in zip(answers, self._draft(answers, prompts), strict=True)]
+        given = reads(self.options.limits, sum(turn.rows for turn in turns), [s.pending for s in prompts])
+        turns += [Turn(s, count) for s, count in zip(prompts, given, strict=True) if count]
+        return self._placed(turns)
+
+    def _draft(self, answers: List[Sequence], prompts: List[Sequence]) -> list[Draft]:
+        """What is worth verifying of what each answer's drafters say."""
+        out = [NOTHING] * len(answers)
+        if not self.options.draft:
+            return out
+        room = guess_room(self.options.limits, len(answers), sum(s.pending for s in prompts))
+        asked = []
+        for i, s in enumerate(answers):
+            most = min(room, s.most - s.answered - 1)
+            if (
+                s.guess is not None
+                and s.grammar is None
+                and (draft := self.guesses.propose(s.guess, s.tokens, most)).tokens
+            ):
+                asked.append((i, s.guess, draft))
+        rows = len(answers) + sum(reads(self.options.limits, len(answers), [s.pending for s in prompts]))
+        chosen = self.guesses.choose([(g, d) for _, g, d in asked], rows, sum(s.computed for s in answers), room)
+        for (i, _, _), draft in zip(asked, chosen, strict=True):
+            out[i] = draft
+        return out
+
+    def _placed(self, turns: list[Turn]) -> list[Turn]:
+        """The turns for which there are pages."""
+        placed: list[Turn] = []
+        for turn in turns:
+            sequence = turn.sequence
+            while sequence in self.running and not self._reserve(sequence, turn.rows):
+                newest = max(self.running, key=lambda s: s.admitted)
+                if turn.draft.tokens:
+                    turn.draft = NOTHING
+                elif newest is sequence and len(self.running) == 1:
+                    self._fail(sequence.job, Internal("the engine's memory has no room for this answer"))
+                else:
+                    self._preempt(newest)
+                    placed = [t for t in placed if t.sequence is not newest]
+            if sequence in self.running:
+                placed.append(turn)
+        return placed
+
+    def _reserve(self, sequence: Sequence, rows: int) -> bool:
+        """Pages for `rows` more rows, the one that is being filled its own. False when there are none."""
+        size = self._memory.page
+        at = sequence.computed // size  # the page that the first row goes to
+        shared = at < len(sequence.pages) and self.pool.shared(sequence.pages[at])
+        lacking = -(-(sequence.computed + rows) // size) - len(sequence.pages)
+        pages = self.pool.take(max(0, lacking) + shared)
+        if pages is None:
+            return False
+        if shared:
+            own = pages.pop()
+            self._memory.copy([(sequence.pages[at], own)])
+            self.pool.drop([sequence.pages[at]])
+            sequence.pages[at] = own
+        sequence.pages += pages
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to those who wait. What it has computed stays in the prefix tree, so that it resumes as a hit."""
+        log.info("an answer of %d tokens makes room and will resume", len(sequence.tokens))
+        self._let_go(sequence)
+        sequence.waited = True
+        self.running.remove(sequence)
+        self.waiting.insert(0, sequence)
+
+    # ---- run
+
+    def _run(self, turns: list[Turn]) -> torch.Tensor:
+        """Logits of the rows that are needed. A turn that fails is taken out of `turns`."""
+        try:
+            return self._forward(turns)
+        except Exception:
+            if len(turns) == 1:
+                self._broken(turns.pop())
+                return torch.empty((0, self.model.shape.vocabulary))
+        # One of them is to blame: each is tried alone. Its keys and values are written once more, to the same places.
+        out = []
+        for turn in list(turns):
+            try:
+                out.append(self._forward([turn]))
+            except Exception:
+                turns.remove(turn)
+                self._broken(turn)
+        self._number(turns)
+        return torch.cat(out) if out else torch.empty((0, self.model.shape.vocabulary))
+
+    def _forward(self, turns: List[Turn]) -> torch.Tensor:
+        self._number(turns)
+        rows = [self._rows(turn) for turn in turns]
+        batch = Batch(rows, self._memory, self.model.shape.heads, self.options.sight, self.model.tiles)
+        return self.model.forward(batch, self._memory)
+
+    def _number(self, turns: List[Turn]) -> None:
+        for turn in turns:
+            turn.wanted = len(self._wanted(turn))
+        for turn, row in zip(turns, accumulate((t.wanted for t in turns), initial=0), strict=False):
+            turn.row = row
+
+    def _rows(self, turn: Turn) -> Rows:
+        s, draft = turn.sequence, turn.draft
+        tokens = s.tokens[s.computed : s.computed + turn.count]
+        tree = [] if draft.chain else paths(draft)
+        return Rows([*tokens, *draft.tokens], s.computed, s.pages, self._wanted(turn), tree)
+
+    def _wanted(self, turn: Turn) -> range:
+        """Which of the turn's rows need logits."""
+        s = turn.sequence
+        if isinstance(s.task, Reading):
+            return range(max(0, len(s.tokens) - len(s.task.following) - s.computed), turn.count)
+        if self._scored(s) and s.computed < s.prompt:
+            return range(turn.count)
+        return range(turn.count - 1 if turn.whole else turn.count, turn.rows)
+
+    def _broken(self, turn: Turn) -> None:
+        log.exception("a request failed in the engine")
+        self._fail(turn.sequence.job, Internal("the engine failed on this request"))
+
+    # ---- verify
+
+    def _verify(self, turns: list[Turn], logits: torch.Tensor) -> None:
+        """Draw what each row says, all rows at once, and walk each answer along its draft."""
+        for turn in turns:
+            if self._scored(turn.sequence) or isinstance(turn.sequence.task, Reading):
+                self._score(turn, logits)
+        saying = [turn for turn in turns if turn.whole and isinstance(turn.sequence.task, Task)]
+        for turn in turns:
+            if turn not in saying:
+                self._advance(turn.sequence, turn.count)
+        saying += [fork for turn in saying for fork in self._forked(turn)]
+        picked = [(turn, i) for turn in saying if turn.sequence.grammar is None for i in range(self._ends(turn))]
+        drawn = self._drawn(picked, logits)
+        for turn in saying:
+            self._extend(turn, logits, drawn)
+
+    def _ends(self, turn: Turn) -> int:
+        """How many of the turn's rows may be followed by a new token."""
+        return 1 + len(turn.draft.tokens)
+
+    def _drawn(self, picked: List[tuple[Turn, int]], logits: torch.Tensor) -> dict[tuple[int, int], int]:
+        if not picked:
+            return {}
+        rows = [turn.row + turn.wanted - self._ends(turn) + i for turn, i in picked]
+        chosen = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=logits.device)]
+        tokens = draw(chosen, [self._law(turn, i) for turn, i in picked])
+        return {(id(turn), i): token for (turn, i), token in zip(picked, tokens, strict=True)}
+
+    def _law(self, turn: Turn, i: int) -> Law:
+        """The law of the draft's row i: what was said before it are the answer's tokens and the draft's up to there."""
+        s = turn.sequence
+        path = self._path(turn.draft, i)
+        said = s.said
+        if path and (s.sampling.frequency_penalty or s.sampling.presence_penalty):
+            said = s.said + Counter(turn.draft.tokens[row - 1] for row in path)
+        return Law(s.sampling, s.answered + len(path), said)
+
+    def _path(self, draft: Draft, i: int) -> List[int]:
+        """The draft's rows up to row i that are behind one another; row 0 is the answer itself."""
+        if draft.chain:
+            return range(1, i + 1)
+        return paths(draft)[i][1:]
+
+    def _forked(self, turn: Turn) -> list[Turn]:
+        """The other answers of a task whose prompt is read: they share its pages."""
+        first, out = turn.sequence, []
+        for i in range(first.forks):
+            fork = Sequence(first.job, first.task, list(first.tokens), first.arrived, admitted=first.admitted)
+            fork.computed, fork.pages, fork.known = first.computed, list(first.pages), first.known
+            for page in fork.pages:
+                self.pool.hold(page)
+            self._prepare(fork, i + 1)
+            fork.scores = first.scores
+            self.running.append(fork)
+            out.append(Turn(fork, turn.count, NOTHING, turn.row, turn.wanted))
+        first.forks = 0
+        return out
+
+    def _extend(self, turn: Turn, logits: torch.Tensor, drawn: dict[tuple[int, int], int]) -> None:
+        """Take over what the model says, as far as the draft had it and the answer goes on."""
+        s, first = turn.sequence, turn.row + turn.wanted - self._ends(turn)
+
+        def token(row: int) -> int | None:
+            if s.grammar is None:
+                return drawn[id(turn), row]
+            if s.grammar.complete:
+                return None
+            law = Law(s.sampling, s.answered + len(self._path(turn.draft, row)), s.said)
+            drawn_ = draw_within(logits[first + row], law, s.grammar)
+            s.grammar.take(drawn_)
+            return drawn_
+
+        way = walk(turn.draft, token)
+        before, said = len(s.tokens), 0
+        reason = self._before_answer(s)
+        for token_, row in zip(way.tokens, way.rows, strict=True):
+            if reason is not None:
+                break
+            reason = self._say(s, logprobs(logits[first + row], token_, s.sampling.logprobs))
+            said += 1
+        accepted = max(0, said - 1)
+        if accepted and not turn.draft.chain:
+            self._compact(s, before, way.rows[1:said])
+        self._advance(s, turn.count + accepted)
+        self._learn(turn, s.tokens[before:], accepted)
+        if reason is not None:
+            self._end(s, reason)
+
+    def _compact(self, s: Sequence, before: int, rows: List[int]) -> None:
+        """Move the keys and values of a path through a tree to where a chain would have put them."""
+        size = self._memory.page
+        moves = [(before - 1 + row, before + i) for i, row in enumerate(rows) if row != i + 1]
+        slots = [[s.pages[n // size] * size + n % size for n in side] for side in zip(*moves, strict=True)]
+        if slots:
+            self._memory.move(slots[0], slots[1])
+
+    def _advance(self, s: Sequence, count: int) -> None:
+        """So many more tokens are computed; pages of the prompt that are full may serve others from now on."""
+        s.computed += count
+        if s.known < min(s.computed, s.prompt) // self._memory.page:
+            self._keep(s, s.prompt)
+
+    def _learn(self, turn: Turn, said: List[int], accepted: int) -> None:
+        s, draft = turn.sequence, turn.draft
+        if s.guess is not None:
+            self.guesses.learn(s.guess, said)
+        given = sum(draft.source_of(i) == GIVEN for i in range(len(draft.tokens)))
+        s.job.accepted += min(accepted, given)
+        s.job.rejected += max(0, given - accepted)
+
+    # ---- finish
+
+    def _before_answer(self, s: Sequence) -> str | None:
+        """Show the prompt's own log-probabilities, if they were asked for; an answer of no tokens ends here."""
+        if s.scores and s.answered == 0:
+            self._tells(s).append(Scored(s.choice, (Choice(s.tokens[0]), *s.scores)))
+        return "length" if s.most <= 0 else None
+
+    def _say(self, s: Sequence, choice: Choice) -> str | None:
+        """Take over one token of the answer; why the answer ends with it, if it does."""
+        assert s.finish is not None
+        s.tokens.append(choice.token)
+        s.job.generated += 1
+        if choice.token in self._tokenizer.ends:
+            self._show(s, s.finish.flush())
+            return "stop"
+        if s.sampling.frequency_penalty or s.sampling.presence_penalty:
+            s.said[choice.token] += 1
+        self._show(s, s.finish.feed(choice))
+        if s.finish.stopped:
+            return "stop"
+        over = "stop" if s.grammar is not None and s.grammar.complete else None
+        over = over or ("length" if s.answered >= s.most else None)
+        if over is not None:
+            self._show(s, s.finish.flush())
+        return over
+
+    def _show(self, s: Sequence, shown: tuple[str, tuple[Choice, ...]]) -> None:
+        text, tokens = shown
+        if text or tokens:
+            self._tells(s).append(Piece(s.choice, text, tokens))
+
+    def _score(self, turn: Turn, logits: torch.Tensor) -> None:
+        """How probable the model finds the text it reads."""
+        s, rows = turn.sequence, logits[turn.row : turn.row + turn.wanted]
+        if isinstance(s.task, Reading):
+            first = len(s.task.following) - (len(s.tokens) - s.computed) + turn.count - turn.wanted
+            following = torch.tensor(s.task.following[first : first + turn.wanted], device=rows.device)
+            logs = rows.gather(-1, following[:, None])[:, 0] - rows.logsumexp(-1)
+            s.scores.append(logs.cpu().numpy())
+            if turn.whole:
+                self._tells(s).append(Surprises(s.choice, s.scores))
+                self._advance(s, turn.count)
+                self._release(s, whole=True)
+        elif s.computed < s.prompt:
+            following_ = s.tokens[s.computed + 1 : s.computed + turn.count + 1]
+            most = s.task.ask.sampling.logprobs
+            s.scores += [logprobs(row, token, most) for row, token in zip(rows, following_, strict=False)]
+
+    def _end(self, s: Sequence, reason: str) -> None:
+        self._tells(s).append(Ended(s.choice, reason))
+        self._mean = _MEAN * self._mean + (1 - _MEAN) * (self._clock() - s.admitted)
+        self._release(s, whole=reason == "stop")
+
+    def _release(self, s: Sequence, *, whole: bool) -> None:
+        """The sequence is over, however it ended: its pages are free, or cached, from now on."""
+        for queue in (self.running, self.waiting):
+            if s in queue:
+                queue.remove(s)
+        close(s.guess, s.tokens, whole)
+        self._let_go(s)
+        s.job.open -= 1
+        self._said.setdefault(s.job, [])
+
+    def _let_go(self, s: Sequence) -> None:
+        self._keep(s, len(s.tokens))
+        self.pool.drop(s.pages)
+        s.pages, s.computed, s.known = [], 0, 0
+
+    def _keep(self, s: Sequence, most: int) -> None:
+        """Let the pages of the first `most` tokens, as far as they are computed, serve other sequences too."""
+        most = min(most, s.computed, s.task.shared if isinstance(s.task, Reading) else most)
+        if self.options.prefixes and most // self._memory.page > s.known:
+            self.prefixes.insert(s.tenant, s.tokens[:most], s.pages, s.known)
+            s.known = most // self._memory.page
+
+    def _scored(self, s: Sequence) -> bool:
+        """Whether the prompt's own log-probabilities are asked for."""
+        return isinstance(s.task, Task) and s.task.ask.echo and s.task.ask.sampling.logprobs is not None
+
+    def _tells(self, s: Sequence) -> list[Any]:
+        return self._said.setdefault(s.job, [])
+
+    def _tell(self) -> None:
+        """Hand each job what came of the step."""
+        said, self._said = self._said, {}
+        for job, events in said.items():
+            if job.over or job.cancelled:
+                continue
+            if events:
+                job.unread += len(events)
+                job.emit(events)
+            if job.open == 0:
+                job.over = True
+                job.emit(None)
+
+    def _fail(self, job: Job, error: TrimtabError) -> None:
+        """This job alone ends with an error."""
+        for s in [s for s in (*self.running, *self.waiting) if s.job is job]:
+            self._release(s, whole=False)
+        if not (job.over or job.cancelled):
+            job.over = True
+            job.emit(error)

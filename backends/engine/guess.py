@@ -1,0 +1,72 @@
+"""Speculation of one engine: who guesses for each answer, and how much of the guesses a step verifies.
+
+Off, it makes no drafter and costs nothing. Knows tokens; nothing of models, pages or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+
+from .draft import NOTHING, Draft, Drafter
+from .draft_best import BestDrafter
+from .draft_chance import Record
+from .draft_given import GivenDrafter
+from .draft_length import Lengths, Want
+from .draft_suffix import SuffixDrafter
+from .draft_trie import AnswerStore, TrieDrafter
+
+GIVEN = GivenDrafter.name
+
+
+@dataclass(slots=True)
+class Guess:
+    """Who guesses for one answer, and how lucky they were."""
+
+    drafter: Drafter
+    suffix: SuffixDrafter
+    record: Record = field(default_factory=Record)
+
+
+class Guesses:
+    """`most` tokens a guess; 0 turns speculation off."""
+
+    def __init__(self, most: int, tree: bool = False) -> None:
+        self._most, self._tree = most, tree
+        self._lengths = Lengths(most)
+        self._store = AnswerStore()
+
+    def open(self, tenant: str, prompt: int, given: List[List[int]]) -> Guess | None:
+        """For an answer that begins behind `prompt` tokens."""
+        if not self._most:
+            return None
+        record, suffix = Record(), SuffixDrafter()
+        drafters: list[Drafter] = [GivenDrafter(text, prompt) for text in given]
+        drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
+        best = BestDrafter(drafters, lambda draft: self._lengths.chances.of(record, draft), tree=self._tree)
+        return Guess(best, suffix, record)
+
+    def propose(self, guess: Guess | None, tokens: List[int], room: int) -> Draft:
+        """What could follow `tokens`, at most `room` tokens of it."""
+        most = min(self._most, room)
+        return NOTHING if guess is None or most <= 0 else guess.drafter.propose(tokens, most)
+
+    def choose(self, guesses: List[tuple[Guess, Draft]], rows: int, kv_tokens: int, room: int) -> list[Draft]:
+        """How much of each draft is worth a place among `room` more rows; as Lengths.choose."""
+        wants = [Want(guess.record, draft) for guess, draft in guesses]
+        return self._lengths.choose(wants, rows, kv_tokens, room) if wants else []
+
+    def learn(self, guess: Guess, emitted: List[int]) -> None:
+        """The answer's new tokens, the target's own."""
+        self._lengths.learn(guess.record, emitted)
+
+    def timed(self, rows: int, kv_tokens: int, seconds: float) -> None:
+        """A step of so many rows took so long."""
+        if self._most:
+            self._lengths.timed(rows, kv_tokens, seconds)
+
+
+def close(guess: Guess | None, tokens: List[int], whole: bool) -> None:
+    """The answer is over; `whole` if it ended by itself."""
+    if guess is not None:
+        guess.drafter.close(tokens, whole)

@@ -1,0 +1,78 @@
+"""Opening a model's files: everything that comes out of one checkpoint, ready to answer.
+
+Imports torch, so it is imported on the engine's own thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from .attention import Sight
+from .checkpoint import open_checkpoint
+from .engine import Engine, Options
+from .memory import PAGE, Memory, pages_for
+from .model import Model
+from .request import Ask, Sampling
+from .schedule import Limits
+from .sequence import Job, Task
+from .settings import Settings
+from .template import ChatTemplate
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that can answer. `context` in tokens, prompt and answer together."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    fingerprint: str
+
+    @property
+    def context(self) -> int:
+        return self.engine.context
+
+
+def load(path: Path, now: Callable[[], datetime], settings: Settings | None = None) -> Loaded:
+    """Open the weights at `path`, and decode a token with them. Raises ModelUnavailable."""
+    s = settings or Settings()
+    torch.set_num_threads(s.threads or min(4, len(os.sched_getaffinity(0))))
+    checkpoint = open_checkpoint(path)
+    tokenizer = Tokenizer(checkpoint.vocabulary)
+    template = ChatTemplate(checkpoint.template, tokenizer, now)
+    model = Model(checkpoint, s.compute, "cuda" if torch.cuda.is_available() else "cpu")
+    digest = hashlib.sha256(checkpoint.fingerprint() + model.compute.encode()).hexdigest()
+    context = min(s.context or model.shape.context, model.shape.context)
+    most = s.most_running * -(-context // PAGE)
+    memory = Memory(model.shape, min(most, pages_for(model.shape, s.kv_mb, model.dtype)), model.dtype, model.device)
+    engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s))
+    _warm(engine)
+    return Loaded(engine, tokenizer, template, f"fp_{digest[:12]}")
+
+
+def options(s: Settings) -> Options:
+    """What the engine needs to know of its settings."""
+    return Options(
+        limits=Limits(s.most_running, s.step_tokens, max(1, s.step_tokens // 4)),
+        draft=s.draft if s.speculation else 0,
+        prefixes=s.prefixes,
+        sight=Sight(s.window, s.sinks),
+    )
+
+
+def _warm(engine: Engine) -> None:
+    """A model that cannot decode a token must not be said to be ready."""
+    ask = Ask(Sampling(temperature=0), seed=0, n=1, most=1, stops=(), json=False, echo=False)
+    said: list[object] = []
+    engine.add(Job([Task([0], ask)], said.append))
+    while engine.busy:
+        engine.step()

@@ -1,0 +1,93 @@
+"""The tensors that hold every sequence's keys and values, in pages. Who owns a page is pages.py's business.
+
+On a CPU a page of keys is kept with its positions last, [kv_heads, head, page]: scores are then sums of whole rows,
+which one operation makes for any set of pages without gathering them (attention.py). On a GPU the kernels want
+[kv_heads, page, head].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .shape import Shape
+
+PAGE = 64  # tokens: each page is one fixed partial sum of attention, and the grain at which prefixes are shared
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The places of new rows in one layer: of each key (of each of its numbers, where keys are turned) and value."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Memory:
+    """Keys and values of `pages` pages and of page 0, which stays zeros.
+
+    `keys` [layers, pages + 1, kv_heads, head, page] if `turned`, else [..., page, head]; `values`
+    [layers, pages + 1, kv_heads, page, head].
+    """
+
+    def __init__(self, shape: Shape, pages: int, dtype: torch.dtype, device: torch.device, page: int = PAGE) -> None:
+        self.page, self.pages = page, pages
+        self.turned = device.type == "cpu"
+        across = (shape.layers, pages + 1, shape.kv_heads)
+        keys = (shape.head, page) if self.turned else (page, shape.head)
+        self.keys = _zeros((*across, *keys), dtype, device)
+        self.values = _zeros((*across, page, shape.head), dtype, device)
+
+    def places(self, slots: Sequence[int]) -> Places:
+        """Where new rows go: slot = page * page size + place in it."""
+        kv_heads, head = self.values.shape[2], self.values.shape[4]
+        device = self.keys.device
+        slot = torch.tensor(slots, device=device)[:, None]
+        blocks = slot // self.page * kv_heads + torch.arange(kv_heads, device=device)  # [rows, kv_heads]
+        values = (blocks * self.page + slot % self.page).view(-1)
+        if not self.turned:
+            return Places(values, values)
+        widths = torch.arange(head, device=device)
+        keys = ((blocks[..., None] * head + widths) * self.page + (slot % self.page)[..., None]).view(-1)
+        return Places(keys, values)
+
+    def write(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put [rows, kv_heads, head] keys and values in their places."""
+        head = values.shape[-1]
+        self.values[layer].view(-1, head).index_copy_(0, places.values, values.reshape(-1, head))
+        if self.turned:
+            self.keys[layer].view(-1).scatter_(0, places.keys, keys.reshape(-1))
+        else:
+            self.keys[layer].view(-1, head).index_copy_(0, places.keys, keys.reshape(-1, head))
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole pages, (from, to) each."""
+        for there, here in pairs:
+            self.keys[:, here] = self.keys[:, there]
+            self.values[:, here] = self.values[:, there]
+
+    def move(self, slots: Sequence[int], to: Sequence[int]) -> None:
+        """Copy single positions from slots to slots. All are read before any is written."""
+        a, b = torch.tensor(slots, device=self.keys.device), torch.tensor(to, device=self.keys.device)
+        (p, i), (q, j) = (a // self.page, a % self.page), (b // self.page, b % self.page)
+        if self.turned:
+            self.keys[:, q, :, :, j] = self.keys[:, p, :, :, i]
+        else:
+            self.keys[:, q, :, j] = self.keys[:, p, :, i]
+        self.values[:, q, :, j] = self.values[:, p, :, i]
+
+
+def pages_for(shape: Shape, megabytes: int, dtype: torch.dtype, page: int = PAGE) -> int:
+    """How many pages fit in a budget; at least two."""
+    one = 2 * shape.layers * shape.kv_heads * shape.head * page * dtype.itemsize
+    return max(2, (megabytes << 20) // one)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type == "cpu" and dtype == torch.float32:
+        # calloc: the system gives memory when a page is first written, so an idle engine stays small.
+        return torch.from_numpy(np.zeros(size, dtype=np.float32))
+    return torch.zeros(size, dtype=dtype, device=device)

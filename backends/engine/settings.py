@@ -1,0 +1,33 @@
+"""How one engine is to run: the options of a model of `backend: engine`, with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .linear import Compute
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Tokens unless the name says otherwise.
+
+    `context` may shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best.
+    `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
+    `speculation` guesses at most `draft` tokens ahead; it changes no answer. `window` and `sinks` do: each token then
+    sees only the last `window` ones and the first `sinks`.
+    """
+
+    context: int | None = None
+    threads: int | None = None
+    compute: Compute | None = None
+    kv_mb: int = 512
+    most_running: int = 16
+    most_waiting: int = 64
+    step_tokens: int = 256
+    prefixes: bool = True
+    speculation: bool = True
+    draft: int = 31
+    window: int | None = None
+    sinks: int = 0
