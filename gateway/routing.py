@@ -214,8 +214,8 @@ class Routing:
             return
         self.learning.audited(decision, good, self._wall())
         if standing.alarmed:
-            await standing.forget_audits(self._books)
-        await standing.remember(self._books)
+            await _guarded(standing.forget_audits(self._books))
+        await _guarded(standing.remember(self._books))
         if floor is not None:
             await self._work_out(standing, floor)
 
@@ -225,7 +225,10 @@ class Routing:
         audits.bear(floor, await asyncio.to_thread(allowed, audits.rows(), floor))
 
     async def _recollect(self, standing: Standing) -> None:
-        await standing.recollect(self._books, self._wall())
+        try:
+            await standing.recollect(self._books, self._wall())
+        finally:
+            standing.read = True  # what cannot be read is not proven, and is not asked for again with each request
 
     async def _ask_books(self, tenant: str) -> None:
         spent = await self._spent(tenant, self._routes.large, _midnight(self._wall()))

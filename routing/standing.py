@@ -50,7 +50,6 @@ class Standing:
         week = int(now // WEEK_S)
         for past in range(WEEKS):
             self.audits.absorb(week - past, await tallies.tallies(owner, self._row(week - past)))
-        self.read = True
 
     async def remember(self, tallies: Tallies) -> None:
         for week, figures in self.audits.taken().items():
