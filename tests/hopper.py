@@ -74,7 +74,7 @@ def attention() -> Iterator[Variant]:
     llama = {"GROUP": 4, "TILE": 64, "PAGE": 16, "D": 128, "WIDTH": 128, **flags}
 
     def typed(of: str, kept: str | None = None) -> dict[str, str]:
-        stored = {name: kept or of for name in ("k", "v", "k_pages", "v_pages")}
+        stored = dict.fromkeys(("k", "v", "k_pages", "v_pages"), kept or of)
         return {**stored, "q": of, "out": of}
 
     def rows(block: int, used: int, *given: str, **changed: Any) -> dict[str, Any]:
