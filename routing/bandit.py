@@ -41,30 +41,35 @@ class Bandit:
         if not 0 <= most_explored <= 1 or not 0 < discount <= 1:
             raise ValueError("an explored share is between 0 and 1, and so is a discount above 0")
         self.frozen = False
-        self._dimensions, self._most, self._discount = dimensions, most_explored, discount
+        self.most_explored = most_explored
+        self._dimensions, self._discount = dimensions, discount
         # What was seen by arm, without the ridge, so that forgetting weakens the evidence and never the ridge.
         self._seen: dict[str, Vector] = {}
         self._moments: dict[str, Vector] = {}
         self._inverses: dict[str, Vector] = {}
+        self._weights: dict[str, Vector] = {}
         self._recent: deque[bool] = deque(maxlen=_WINDOW)
 
     def pick(self, best: str, others: Sequence[str], context: Vector, random: float) -> Pick:
         """`best`, as a rule; sometimes the other arm of which least is known here. `random`: uniform in 0 to 1."""
-        if self.frozen or not others or self._most == 0:
+        if self.frozen or not others or self.most_explored == 0:
             return Pick(best, False, 1.0)
         # The cap holds over every window too, not only on average.
-        exhausted = sum(self._recent) >= self._most * _WINDOW
-        explore = random < self._most and not exhausted
+        exhausted = sum(self._recent) >= self.most_explored * _WINDOW
+        explore = random < self.most_explored and not exhausted
         self._recent.append(explore)
         if not explore:
-            return Pick(best, False, 1.0 - (0.0 if exhausted else self._most))
-        return Pick(max(others, key=lambda arm: self.doubt(arm, context)), True, self._most)
+            return Pick(best, False, 1.0 - (0.0 if exhausted else self.most_explored))
+        least = others[0] if len(others) == 1 else max(others, key=lambda arm: self.doubt(arm, context))
+        return Pick(least, True, self.most_explored)
 
     def correction(self, arm: str, context: Vector) -> float:
         """What feedback adds to the expected quality of this arm here, -1 to 1; 0 where nothing was learnt."""
         if arm not in self._seen:
             return 0.0
-        return float(np.clip(context @ (self._inverse(arm) @ self._moments[arm]), -1.0, 1.0))
+        if arm not in self._weights:
+            self._weights[arm] = _solved(self._seen[arm], self._moments[arm])
+        return float(np.clip(np.einsum("d,d->", context, self._weights[arm]), -1.0, 1.0))
 
     def doubt(self, arm: str, context: Vector) -> float:
         """How little is known of the arm here: the width of its confidence, in units of the reward's spread."""
@@ -89,7 +94,11 @@ class Bandit:
         seen += weight * np.outer(context, context)
         moments *= self._discount
         moments += weight * (reward - expected) * context
+        self._forget(arm)
+
+    def _forget(self, arm: str) -> None:
         self._inverses.pop(arm, None)
+        self._weights.pop(arm, None)
 
     def saved(self) -> dict[str, Any]:
         return {arm: {"seen": self._seen[arm].tolist(), "moments": self._moments[arm].tolist()} for arm in self._seen}
@@ -101,7 +110,26 @@ class Bandit:
             if seen.shape != (self._dimensions, self._dimensions) or moments.shape != (self._dimensions,):
                 raise ValueError("feedback that was kept of another context")
             self._seen[arm], self._moments[arm] = seen, moments
-            self._inverses.pop(arm, None)
+            self._forget(arm)
+
+
+def _solved(seen: Vector, moments: Vector) -> Vector:
+    """(seen + ridge)^-1 moments by conjugate gradients, on this thread only: it is asked for while a request waits, and
+    to wake LAPACK's threads on a busy machine takes longer. Ends when the rest is a millionth, as it soon is."""
+    found = np.zeros_like(moments)
+    rest = moments.copy()
+    way, size = rest, float(np.einsum("d,d->", rest, rest))
+    enough = size * 1e-12
+    for _ in range(2 * len(moments)):
+        if size <= enough:
+            break
+        turned = np.einsum("de,e->d", seen, way) + _RIDGE * way
+        step = size / float(np.einsum("d,d->", way, turned))
+        found = found + step * way
+        rest = rest - step * turned
+        before, size = size, float(np.einsum("d,d->", rest, rest))
+        way = rest + (size / before) * way
+    return found
 
 
 class DriftAlarm:

@@ -178,6 +178,7 @@ class Router:
         other = choice.ranked[1]
         if broke and other == ask.names[1]:
             return
+        standing.bandit.most_explored = explored
         pick = standing.bandit.pick(choice.model, [other], decision.thought.context, self._chance())
         decision.chance = pick.chance
         if pick.explored:

@@ -76,3 +76,13 @@ def test_the_alarm_rings_for_a_shift_and_not_for_noise() -> None:
     assert any(alarm.seen(0.8, float(dice.random() < 0.5)) for _ in range(300))
     alarm.reset()
     assert not alarm.rings
+
+
+def test_corrections_are_those_of_the_inverse() -> None:
+    dice, bandit = np.random.default_rng(3), Bandit(40, discount=0.99)
+    for _ in range(400):
+        bandit.learn("small", dice.normal(size=40) * 3, float(dice.random()), expected=0.5)
+    for _ in range(20):
+        context = dice.normal(size=40) / 6
+        exact = context @ (bandit._inverse("small") @ bandit._moments["small"])
+        assert bandit.correction("small", context) == pytest.approx(exact, abs=1e-6)
