@@ -32,7 +32,7 @@ class Plan:
 
     tile: int
     block: int
-    rows: int  # the most rows that a block uses
+    rows: int  # the most rows that a block uses, up to a power of two: a kernel is compiled for each
     group: int
     kv_heads: int
     window: int
@@ -130,7 +130,7 @@ def plan(
             raise ValueError("q_lens, kv_lens: the batch is larger than most_sequences, most_rows and most_keys allow")
         made += [IDLE] * (items - len(made))
         merged += [NONE] * (merges - len(merged))
-    used = min(cut.block, rows * group)
+    used = min(cut.block, 1 << (rows * group - 1).bit_length())
     return Plan(cut.tile, cut.block, used, group, kv_heads, window, sinks, top_k, tree, tuple(made), tuple(merged))
 
 

@@ -53,13 +53,14 @@ def _prefill_kernel(
     k_pages_ptr, k_page, k_page_head, k_slot, v_pages_ptr, v_page, v_page_head, v_slot,
     table_ptr, table_row, start_ptr, prefix_ptr, globals_ptr, globals_row, globals_count,
     k_scale_ptr, k_scale_page, k_scale_head, v_scale_ptr, v_scale_page, v_scale_head,
-    out_ptr, out_row, out_head, heads, blocks, window, sinks, inner, outer,
+    out_ptr, out_row, out_head, heads, window, sinks, inner, outer,
     GROUP: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, PAGE: tl.constexpr, D: tl.constexpr,
     WIDTH: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SCALED: tl.constexpr,
     DESCRIPTORS: tl.constexpr, SPECIALISED: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) % heads
-    block = blocks - 1 - tl.program_id(0) // heads
+    # How many blocks there are is asked of the grid: as an argument, some values of it would be compiled anew.
+    block = (tl.num_programs(0) - 1 - tl.program_id(0)) // heads
     sequence = tl.program_id(1)
     row0 = tl.load(start_ptr + sequence)
     new = tl.load(start_ptr + sequence + 1) - row0
@@ -262,7 +263,7 @@ def launch(
             page_table, 0 if page_table is None else page_table.stride(0), q_start, prefix_len,
             globals_, 0 if globals_ is None else globals_.stride(0), 0 if globals_ is None else globals_.shape[1],
             q if k_scale is None else k_scale, *by_page[0], q if v_scale is None else v_scale, *by_page[1],
-            out, out.stride(0), out.stride(1), heads, blocks, window, sinks,
+            out, out.stride(0), out.stride(1), heads, window, sinks,
             scale / soft_cap if soft_cap else scale * log2e, soft_cap * log2e,
             GROUP=heads // kv_heads, BLOCK=block, TILE=tile, PAGE=page, D=d, WIDTH=power_of_two(d),
             WINDOWED=window > 0, CAPPED=soft_cap > 0, SCALED=scaled, DESCRIPTORS=descriptors,
