@@ -89,6 +89,10 @@ class Checkpoint(Protocol):
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a .gguf file, a .safetensors file, or a folder of them with a config.json. Raises ModelUnavailable."""
+    if path.is_dir() or path.suffix == ".safetensors":
+        from .safetensors_checkpoint import SafetensorsCheckpoint
+
+        return SafetensorsCheckpoint(path)
     from .gguf_checkpoint import GgufCheckpoint
 
     return GgufCheckpoint(path)

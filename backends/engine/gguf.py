@@ -80,19 +80,26 @@ class GGUF:
         return raw.reshape(-1, tensor.kind.size)
 
     def floats(self, name: str) -> Floats:
-        """A tensor in float32, in its own memory."""
+        """A tensor in float32, in its own memory. Raises ModelUnavailable when some of it is no number."""
         tensor, blocks = self._tensor(name), self.blocks(name)
-        step = _PIECE // tensor.kind.weights
-        if len(blocks) <= step:
-            return np.array(tensor.kind.unpack(blocks), dtype=np.float32).reshape(tensor.shape)
         out = np.empty((len(blocks), tensor.kind.weights), dtype=np.float32)
+        step = _PIECE // tensor.kind.weights
 
-        def unpack(start: int) -> None:
-            out[start : start + step] = tensor.kind.unpack(blocks[start : start + step])
+        def unpack(start: int) -> bool:
+            with np.errstate(invalid="ignore", over="ignore"):
+                piece = out[start : start + step]
+                piece[:] = tensor.kind.unpack(blocks[start : start + step])
+                return bool(np.isfinite(piece.sum()))
 
-        # numpy lets other threads run meanwhile. Pieces that fit in a cache: many times faster than a matrix at once.
-        with ThreadPoolExecutor(_THREADS) as threads:
-            list(threads.map(unpack, range(0, len(blocks), step)))
+        starts = range(0, len(blocks), step)
+        if len(starts) <= 1:
+            sound = all(map(unpack, starts))
+        else:
+            # numpy lets other threads run meanwhile. Pieces that fit in a cache: several times faster than all at once.
+            with ThreadPoolExecutor(_THREADS) as threads:
+                sound = all(list(threads.map(unpack, starts)))
+        if not sound:
+            raise self._bad(f"{name} holds values that are no numbers")
         return out.reshape(tensor.shape)
 
     def kind(self, name: str) -> str:

@@ -50,6 +50,9 @@ class GgufCheckpoint:
         names = {name: _own(name) for name in self.shape.dimensions()}
         found = {name: self._file.shape(own) for name, own in names.items() if self._file.has(own)}
         check_dimensions(self.shape, found, names)
+        unknown = set(self._file.tensors) - set(names.values()) - {_FACTORS}
+        if unknown:  # to leave out a bias, say, would make every answer wrong
+            raise ModelUnavailable(f"the weights have the tensor {min(unknown)}, which the engine does not know")
 
     def has(self, name: str) -> bool:
         return self._file.has(_own(name))

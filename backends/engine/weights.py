@@ -102,22 +102,25 @@ def models_folder() -> Path:
 
 
 def resolve(weights: str, folder: Path | None = None) -> Path:
-    """The file that `weights: NAME | /path/to/file.gguf` means. Raises ModelUnavailable when it is not there."""
+    """The file or folder that `weights: NAME | /path` means. Raises ModelUnavailable when it is not there.
+
+    A path leads to a .gguf file, a .safetensors file, or a folder of them with a config.json.
+    """
     if weights in CATALOGUE:
         path = (folder or models_folder()) / CATALOGUE[weights].file
         if _whole(path, CATALOGUE[weights]):
             return path
         raise ModelUnavailable(
             f"the weights of '{weights}' have not been fetched",
-            detail=f"no {path}; run `trimtab fetch {weights}`, or name a .gguf file instead",
+            detail=f"no {path}; run `trimtab fetch {weights}`, or name a file or folder instead",
         )
     path = Path(weights).expanduser()
-    if path.is_file():
+    if path.is_file() or (path / "config.json").is_file():
         return path
     known = ", ".join(sorted(CATALOGUE))
     raise ModelUnavailable(
-        "the configured weights are neither a file nor a name in the catalogue",
-        detail=f"no file {weights!r}; the catalogue has: {known}",
+        "the configured weights are neither a file, a folder with a config.json, nor a name in the catalogue",
+        detail=f"no {weights!r}; the catalogue has: {known}",
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimtab.backends.engine.gguf import GGUF
-from trimtab.backends.engine.model import Model
+from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
 from trimtab.protocol.errors import ModelUnavailable
 
 
@@ -57,19 +57,19 @@ def test_an_unknown_tensor_type_is_named(tiny, tmp_path):
 def test_another_architecture_is_named(write_gguf):
     path = write_gguf(**{"general.architecture": "mamba"})
     with pytest.raises(ModelUnavailable, match="mamba"):
-        Model(GGUF(path))
+        GgufCheckpoint(path)
 
 
 def test_a_matrix_of_the_wrong_shape_is_named(write_gguf):
     path = write_gguf(**{"llama.attention.head_count_kv": 4})
     with pytest.raises(ModelUnavailable, match=r"blk\.0\.attn_k\.weight"):
-        Model(GGUF(path))
+        GgufCheckpoint(path)
 
 
 def test_a_missing_tensor_is_named(write_gguf):
     path = write_gguf(**{"llama.block_count": 3})
     with pytest.raises(ModelUnavailable, match=r"blk\.2\."):
-        Model(GGUF(path))
+        GgufCheckpoint(path)
 
 
 def test_the_path_is_for_the_operator_not_for_the_caller(tmp_path):
@@ -77,3 +77,23 @@ def test_the_path_is_for_the_operator_not_for_the_caller(tmp_path):
         GGUF(tmp_path / "none.gguf")
     assert str(tmp_path) not in e.value.message
     assert str(tmp_path) in e.value.detail
+
+
+def test_values_that_are_no_numbers_are_named(tiny, tmp_path):
+    file = GGUF(tiny)
+    data = bytearray(tiny.read_bytes())
+    at = file.tensors["blk.0.attn_q.weight"].offset
+    data[at : at + 2] = b"\xff\x7f"  # the first block's scale: no number
+    (tmp_path / "nan.gguf").write_bytes(data)
+    with pytest.raises(ModelUnavailable, match=r"blk\.0\.attn_q\.weight holds values"):
+        GGUF(tmp_path / "nan.gguf").floats("blk.0.attn_q.weight")
+
+
+def test_a_tensor_that_we_would_leave_out_is_named(write_gguf, tmp_path):
+    data = write_gguf("F32").read_bytes().replace(b"blk.1.attn_q.weight", b"blk.1.attn_q.wxight")
+    (tmp_path / "other.gguf").write_bytes(data)
+    with pytest.raises(ModelUnavailable, match=r"blk\.1\.attn_q\.weight is missing"):
+        GgufCheckpoint(tmp_path / "other.gguf")
+    path = write_gguf(**{"llama.block_count": 1})
+    with pytest.raises(ModelUnavailable, match=r"blk\.1\..*does not know"):
+        GgufCheckpoint(path)

@@ -161,8 +161,13 @@ def test_weights_are_a_name_or_a_file(tmp_path):
     path = tmp_path / "mine.gguf"
     path.write_bytes(b"GGUF")
     assert resolve(str(path)) == path
-    with pytest.raises(ModelUnavailable, match=DEFAULT):
+    with pytest.raises(ModelUnavailable, match="folder with a config.json"):
+        resolve(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve(str(tmp_path)) == tmp_path
+    with pytest.raises(ModelUnavailable, match="nor a name in the catalogue") as e:
         resolve("no-such-model")
+    assert DEFAULT in e.value.detail
 
 
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
