@@ -40,7 +40,7 @@ class Planning:
     """`path` None: nothing is remembered. `start` reads it, `close` writes it, and so does a chore in between."""
 
     def __init__(self, path: Path | None = None, planner: LengthPlanner | None = None) -> None:
-        self.planner = planner or LengthPlanner()
+        self.planner = LengthPlanner() if planner is None else planner  # an empty one is false
         self.effects = Effects()
         self._path = path
         self._learnt = 0

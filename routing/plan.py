@@ -114,7 +114,7 @@ class Plan:
     def __init__(
         self, planner: LengthPlanner | None = None, wanted: Callable[[str], bool] = lambda model: False
     ) -> None:
-        self._planner = planner or LengthPlanner()
+        self._planner = LengthPlanner() if planner is None else planner  # an empty one is false
         self._wanted = wanted
 
     async def __call__(self, exchange: Exchange) -> None:
