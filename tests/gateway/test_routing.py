@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import KEY, OTHER_KEY, Running, Serve, over
+from desk import PATIENT, Desk, calls, problem, prove, routed, say
+from harness import OTHER_KEY, Serve
 
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.config import Config
@@ -17,8 +18,6 @@ from trimtab.protocol.errors import Overloaded
 
 pytest.importorskip("onnxruntime")
 
-SMALL_PRICE = {"input": 0.1, "cached_input": 0.05, "output": 0.4}
-PATIENT = {"deadline_ms": 5_000}  # the machine may be busy; what is tested is what is decided
 PROOFS = [
     "Prove that there are infinitely many primes.",
     "Prove that every continuous function on a compact metric space is uniformly continuous. Give every step.",
@@ -32,88 +31,10 @@ CLINICAL = [
 ]
 
 
-def problem(number: int) -> str:
-    """A word problem as the calibration knows them; each number another one."""
-    who, what = ("Maria", "Lena", "Tom", "Ada")[number % 4], ("apples", "pens", "coins")[number % 3]
-    return (
-        f"{who} has {number + 3} {what}. She buys {number % 7 + 2} more bags with {number % 5 + 4} {what} each and gives "
-        f"half of all her {what} to her brother. How many {what} does she have left?"
-    )
-
-
-def routed(upstream: FakeServer, **route: Any) -> dict[str, Any]:
-    config = over(upstream, "small", "large", "spare")
-    config["models"]["small"]["price"] = SMALL_PRICE
-    config["routes"] = {"auto": {"small": "small", "large": "large"}}
-    scores = {"floor", "large_share", "usd_per_day", "value"} & route.keys()
-    config["tenants"]["acme"]["policy"] = {"route": {**(PATIENT if scores else {}), **route}}
-    config["tenants"]["zenith"]["policy"] = {"route": {**(PATIENT if scores else {}), **route}}
-    return config
-
-
-def say(upstream: FakeServer, small: str = "12", large: str = "12", **more: Any) -> None:
-    upstream.use({"models": {"small": {"text": small}, "large": {"text": large}, **more}})
-
-
-class Desk:
-    """One tenant's requests to one gateway."""
-
-    def __init__(self, running: Running, session: aiohttp.ClientSession, key: str = KEY) -> None:
-        self.running, self._session = running, session
-        self.head = {"authorization": f"Bearer {key}"}
-
-    async def ask(
-        self,
-        question: str | list[dict[str, Any]],
-        status: int = 200,
-        headers: dict[str, str] | None = None,
-        **fields: Any,
-    ) -> str:
-        """Who answered; with a temperature, so that nothing is cached."""
-        messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
-        body = {"model": "auto", "messages": messages, "temperature": 1, **fields}
-        url = f"{self.running.base_url}/chat/completions"
-        async with self._session.post(url, json=body, headers={**self.head, **(headers or {})}) as response:
-            text = await response.read()
-            assert response.status == status, text
-            self.last, self.text = response.headers, text.decode()
-        return self.last["x-trimtab-model"]
-
-    async def receipt(self) -> dict[str, Any]:
-        await self.running.settled()
-        url = f"{self.running.base_url}/receipts/{self.last['x-request-id']}"
-        async with self._session.get(url, headers=self.head) as response:
-            return dict(await response.json())
-
-    async def line(self) -> dict[str, Any]:
-        return next(line for line in (await self.receipt())["lines"] if line["stage"] == "route")
-
-    async def word(self, verdict: str | None, **more: Any) -> tuple[int, dict[str, Any]]:
-        await self.running.settled()
-        said = {"request_id": self.last["x-request-id"], **({} if verdict is None else {"verdict": verdict}), **more}
-        async with self._session.post(f"{self.running.base_url}/feedback", json=said, headers=self.head) as response:
-            return response.status, await response.json()
-
-    async def metrics(self) -> str:
-        async with self._session.get(f"{self.running.url}/metrics") as response:
-            return await response.text()
-
-
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-async def prove(desk: Desk, count: int = 80, first: int = 0) -> None:
-    """So many different requests, each answered by both models."""
-    for at in range(first, first + count):
-        await desk.ask(problem(at))
-    await desk.running.gateway.routing.idle()
-
-
-def calls(upstream: FakeServer, model: str) -> int:
-    return sum(json.loads(seen.body)["model"] == model for seen in upstream.seen)
 
 
 # Nothing asked for.
@@ -306,74 +227,8 @@ async def test_the_share_that_is_asked_for_comes_about(
             in await desk.metrics()
         )
         line = await desk.line()
-        assert line["score"] == pytest.approx((await desk.receipt())["routed"]["good"]["large"]
-                                              - (await desk.receipt())["routed"]["good"]["small"], abs=2e-4)  # fmt: skip
-
-
-async def test_a_days_money_is_kept_over_a_restart(
-    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
-) -> None:
-    config = routed(upstream, usd_per_day=0.002, explore=0.0)
-    async with serve(config) as running:
-        desk = Desk(running, session)
-        got = [await desk.ask(problem(at)) for at in range(40)]
-        await running.settled()
-        assert "large" in got
-        assert got[-1] == "small"
-        spent = await running.gateway.ledger.spent_on("acme", ("large",), 0)
-        assert 0 < spent <= 2_000
-        other = Desk(running, session, OTHER_KEY)
-        assert "large" in [await other.ask(problem(at)) for at in range(20)], "each tenant has money of its own"
-    config["tenants"]["acme"]["policy"]["route"]["usd_per_day"] = spent / 1e6
-    async with serve(config) as running:
-        desk = Desk(running, session)
-        assert await desk.ask(problem(41)) == "small", "a restart is no fresh money"
-        assert await desk.ask(PROOFS[0]) == "small"
-        assert "the day's money is spent" in (await desk.line())["reason"]
-        upstream.use({"models": {"small": {"faults": {"status": 500}}}})
-        before = calls(upstream, "large")
-        await desk.ask(problem(42), status=500)
-        assert calls(upstream, "large") == before, "without money it does not stand in either"
-
-
-async def test_worth_needs_a_calibration_of_the_very_pair(
-    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
-) -> None:
-    async with serve(routed(upstream, value=1)) as running:
-        desk = Desk(running, session)
-        assert await desk.ask(problem(1)) == "large"
-        assert "calibration of this very pair" in (await desk.line())["reason"]
-
-
-# Rules and capabilities.
-
-
-async def test_rules_go_before_the_goal(serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession) -> None:
-    rules = [
-        {"goes": "small", "name": "cheap", "tag": "cheap"},
-        {"goes": "large", "tag": "legal", "only": True},
-        {"goes": "small", "header": {"X-Team": "search"}},
-        {"goes": "spare", "prompt": ["translate * german", "übersetze"]},
-        {"goes": "elsewhere", "tag": "legal"},
-    ]
-    config = routed(upstream, large_only=True, rules=rules)
-    config["routes"]["auto"]["fallbacks"] = ["spare"]
-    config["models"]["elsewhere"] = {"backend": "fake"}
-    config["routes"]["other"] = {"small": "elsewhere", "large": "large"}
-    async with serve(config) as running:
-        desk = Desk(running, session)
-        assert await desk.ask("hi") == "large"
-        assert await desk.ask("hi", headers={"x-trimtab-tags": "a, cheap"}) == "small"
-        assert (await desk.line())["reason"] == "rule cheap"
-        assert await desk.ask("hi", headers={"x-team": "search"}) == "small"
-        assert await desk.ask("hi", headers={"x-team": "sales"}) == "large"
-        assert await desk.ask("Please TRANSLATE this to German.") == "spare"
-        assert await desk.ask("Übersetze das.") == "spare"
-        upstream.use({"models": {"large": {"faults": {"status": 500}}, "small": {"faults": {"status": 500}}}})
-        assert await desk.ask("hi", headers={"x-trimtab-tags": "cheap"}) == "spare", "the route's fallback"
-        upstream.use({"models": {"large": {"faults": {"status": 500}}}})
-        assert await desk.ask("hi", headers={"x-trimtab-tags": "legal"}) == "spare", "but never the small one"
-        assert calls(upstream, "small") == 3
+        good = (await desk.receipt())["routed"]["good"]
+        assert line["score"] == pytest.approx(good["large"] - good["small"], abs=2e-4)
 
 
 @pytest.mark.parametrize(
