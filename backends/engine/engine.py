@@ -98,7 +98,7 @@ class Engine:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.guesses = Guesses(self.options.draft, self.options.tree)
-        self.steps = 0
+        self.steps = self.preempted = 0
         self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
         self._mean = 1.0  # seconds that an answer takes
         self._said: dict[Job, list[Any]] = {}
@@ -214,7 +214,9 @@ class Engine:
         room = guess_room(self.options.limits, len(answers), sum(s.pending for s in prompts))
         asked = []
         for i, s in enumerate(answers):
-            most = min(room, s.most - s.answered - 1)
+            # The first row of several answers, or of a scored prompt, is nobody's to guess behind.
+            first = s.answered == 0 and (s.forks or self._scored(s))
+            most = 0 if first else min(room, s.most - s.answered - 1)
             if (
                 s.guess is not None
                 and s.grammar is None
@@ -266,6 +268,7 @@ class Engine:
         """Back to those who wait. What it has computed stays in the prefix tree, so that it resumes as a hit."""
         log.info("an answer of %d tokens makes room and will resume", len(sequence.tokens))
         self._let_go(sequence)
+        self.preempted += 1
         sequence.waited = True
         self.running.remove(sequence)
         self.waiting.insert(0, sequence)
@@ -471,7 +474,7 @@ class Engine:
         if isinstance(s.task, Reading):
             first = len(s.task.following) - (len(s.tokens) - s.computed) + turn.count - turn.wanted
             following = torch.tensor(s.task.following[first : first + turn.wanted], device=rows.device)
-            logs = rows.gather(-1, following[:, None])[:, 0] - rows.logsumexp(-1)
+            logs = torch.log_softmax(rows, dim=-1).gather(-1, following[:, None])[:, 0]
             s.scores.append(logs.cpu().numpy())
             if turn.whole:
                 self._tells(s).append(Surprises(s.choice, s.scores))
