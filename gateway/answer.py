@@ -21,7 +21,8 @@ from ..protocol.exchange import Charge, Exchange, Target
 from ..protocol.messages import Answer as WholeAnswer
 from ..protocol.messages import Usage
 from ..routing.plan import Lengths
-from . import continuation, output
+from ..routing.second_look import FACT as LOOK
+from . import cascading, continuation, output
 from .breaker import counts_against
 from .catalogue import Catalogue, Served
 from .controls import NONE, Controls
@@ -75,11 +76,24 @@ class Answer:
 
     async def complete(self, exchange: Exchange) -> WholeAnswer:
         """A whole answer from the first target that gives one. Raises the last error."""
+        look = exchange.facts.pop(LOOK, None)
+        if look is not None:
+            answer = await cascading.complete(exchange, look, partial(self._small, exchange, self._complete))
+            if answer is not None:
+                return answer
         return await self._first(exchange, self._complete)
 
     async def open(self, exchange: Exchange) -> OpenStream:
         """A stream that has begun. Raises the last error."""
+        look = exchange.facts.pop(LOOK, None)
+        if look is not None:
+            stream = await cascading.opened(exchange, look, partial(self._small, exchange, self._open))
+            if stream is not None:
+                return stream
         return await self._first(exchange, self._open)
+
+    async def _small(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
+        return await self._attempts(exchange, self._catalogue.served(exchange.targets[0]), verb)
 
     async def _first(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
         last: TrimtabError | None = None

@@ -9,7 +9,7 @@ It does not know where the bytes come from or go to.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -239,20 +239,10 @@ class StreamRelay:
 
     def _fold(self) -> None:
         """Turn the raw bytes held so far into text and a chunk count."""
-        for event in b"".join(self._kept).split(b"\n\n"):
-            body = _data(event)
-            if not body.startswith(b"{"):
-                continue
-            try:
-                choices = _delta.decode(body).choices
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
-            for choice in choices:
-                text = _content(choice.delta, choice.text)
-                if text:
-                    self.events += 1
-                    self._characters += len(text)
-                    self._text.append(text)
+        for text in texts(b"".join(self._kept)):
+            self.events += 1
+            self._characters += len(text)
+            self._text.append(text)
         self._kept.clear()
         self._kept_size = 0
 
@@ -271,6 +261,21 @@ class StreamRelay:
         if self._carriage:
             data = data[:-1]
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def texts(block: bytes) -> Iterator[str]:
+    """What each event of a block has of the answer; events that cannot be read have nothing."""
+    for event in block.split(b"\n\n"):
+        body = _data(event)
+        if not body.startswith(b"{"):
+            continue
+        try:
+            choices = _delta.decode(body).choices
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        for choice in choices:
+            if text := _content(choice.delta, choice.text):
+                yield text
 
 
 def _content(message: object, text: str | None) -> str:

@@ -327,10 +327,14 @@ def _written_twice(body: bytes, fields: Mapping[str, msgspec.Raw]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: the bytes for the client, what it used, and the upstream's headers worth passing on."""
+    """A whole answer: the bytes for the client, what it used, and the upstream's headers worth passing on.
+
+    `mean_logprob`: of its tokens, in nats, where the backend itself knows it.
+    """
 
     body: bytes
     usage: Usage | None = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     finish_reasons: tuple[str, ...] = ()
+    mean_logprob: float | None = None

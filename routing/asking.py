@@ -16,6 +16,7 @@ from .policy import RoutePolicy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .cascade import Deferral
     from .standing import Standing
 
 LATER = frozenset(("audit", "judge"))  # kinds of requests that nobody asked for: nothing is learnt from them
@@ -53,13 +54,15 @@ class Asking:
 @dataclass(frozen=True, slots=True)
 class Thought:
     """What is thought of the prompt. `context`: what the heads read of it, `good`: what they alone said, without what
-    was learnt since; each None where nothing was thought. `session`: of which conversation it is."""
+    was learnt since; each None where nothing was thought. `session`: of which conversation it is. `deferral`: how to
+    think again once an answer is seen."""
 
     known: Known | None = None
     standing: Standing | None = None
     context: NDArray[Any] | None = None
     good: Mapping[str, float] | None = None
     session: bytes | None = None
+    deferral: Deferral | None = None
 
 
 NOTHING = Thought()

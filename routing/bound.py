@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .calibration_file import read
+from .cascade import Deferral
 from .heads import SHIPPED, Calibration, Guess, from_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ class Bound:
     large: str | None
     fitted: bool
     digest: str
+
+    @property
+    def deferral(self) -> Deferral | None:
+        """What an answer of the small model says about itself, if the calibration was fitted on such answers."""
+        held = self.calibration.extra.get("cascade")
+        if not isinstance(held, dict):
+            return None
+        return Deferral(*(tuple(map(float, held[name])) for name in ("mean", "spread", "weights")))
+
+    def looking(self) -> Bound:
+        """The same where answers are seen before it is decided: scores are others, and so is what they prove."""
+        return replace(self, digest=digest_of(self.digest, "cascade"))
 
     def guess(self, vector: NDArray[Any], features: tuple[float, ...], pair: tuple[str, str]) -> Guess:
         """What is thought of a prompt, by the pair's own names. Raises ValueError for a vector that it cannot read."""

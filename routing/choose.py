@@ -19,7 +19,7 @@ Goal = Literal["floor", "large_share", "usd_per_day", "small_only", "large_only"
 # What decided: a capability, health, a rule, a policy of one model; doubt of three kinds; a promise; the goal itself.
 Why = Literal[
     "able", "healthy", "rule", "only", "unknown", "uncalibrated", "out of domain", "unproven", "floor", "goal",
-    "no money", "explored", "stayed", "drift",
+    "no money", "explored", "stayed", "drift", "cascade", "answer",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from ..protocol.embedded import Embeds, asked, embed_once
 from ..protocol.errors import InvalidRequest, TrimtabError
 from ..protocol.exchange import Exchange, Routed, Target
 from .asking import LATER, NOTHING, Asking, Decision, State, Thought, asking
-from .choose import Known
+from .choose import Known, able
 from .features import features
 from .needs import incomparable, session_of
 from .pins import session_key
@@ -26,6 +26,8 @@ from .policy import RoutePolicy
 from .recorder import Sampled
 from .router import Router
 from .rules import Rule
+from .second_look import FACT as LOOK
+from .second_look import SecondLook, first_try
 
 if TYPE_CHECKING:
     from .bound import Bound
@@ -107,10 +109,15 @@ class Route:
         thought = NOTHING
         if policy.scores:
             thought = await self._thought(ask, text) if rule is None else self._remembered(ask)
-        decision = self.router.decide(ask, thought, rule)
+        looks = rule is None and text is not None and _tries(ask, thought)
+        decision = Decision(ask, first_try(ask.names, thought), thought) if looks else None
+        decision = decision or self.router.decide(ask, thought, rule)
         self._sample(decision, rule)
         self._rank(decision)
-        self._world.decided(decision)
+        if decision.choice.check:
+            exchange.facts[LOOK] = SecondLook(self.router, decision, text or "", self._looked)
+        else:
+            self._world.decided(decision)
         if decision.audit:  # last: a stage that fails is undone, and what listens is closed with it
             exchange.recorder = Sampled(exchange.recorder, decision)
 
@@ -121,6 +128,8 @@ class Route:
         bound = self._world.bound(route)
         if isinstance(bound, str):
             return Thought(Known({}, 0.0, bound, "uncalibrated"))
+        if ask.policy.cascade.enabled:
+            bound = bound.looking()
         standing = self._world.standing(ask.exchange.tenant.name, route, bound)
         session = self._session(ask, route)
         if text is None:
@@ -136,7 +145,8 @@ class Route:
         except ValueError as e:
             return Thought(Known({}, 0.0, str(e), "uncalibrated"), standing, session=session)
         known = self.router.known(ask, standing, guess.good, guess.distance, guess.context)
-        return Thought(known, standing, guess.context, guess.good, session)
+        deferral = bound.deferral if ask.policy.cascade.enabled else None
+        return Thought(known, standing, guess.context, guess.good, session, deferral)
 
     async def _vector(self, ask: Asking, text: str) -> tuple[Any, str]:
         """The text's vector, or None and why there is none."""
@@ -158,6 +168,8 @@ class Route:
         bound = self._world.bound(route)
         if isinstance(bound, str):
             return NOTHING
+        if ask.policy.cascade.enabled:
+            bound = bound.looking()
         standing = self._world.standing(ask.exchange.tenant.name, route, bound)
         return Thought(standing=standing, session=self._session(ask, route))
 
@@ -188,6 +200,7 @@ class Route:
         price = {candidate.name: candidate.cost for candidate in ask.candidates}
         priced = all(target.price.known for target in ask.targets) and choice.model in price
         gain = decision.gain
+        exchange.receipt.lines = [line for line in exchange.receipt.lines if line.stage != self.name]
         exchange.note(
             self.name,
             choice.model,
@@ -197,6 +210,21 @@ class Route:
         )
         exchange.receipt.routed = routed(decision)
         exchange.facts[FACT] = decision
+
+    def _looked(self, decision: Decision) -> None:
+        """The small model's answer was seen, and the decision is the final one."""
+        self._rank(decision)
+        self._world.decided(decision)
+
+
+def _tries(ask: Asking, thought: Thought) -> bool:
+    """Whether the small model may answer first: where its answer can be looked at, and is worth looking at."""
+    known, policy = thought.known, ask.policy
+    if not policy.cascade.enabled or not policy.scores or known is None or known.doubt or not known.distance <= 1:
+        return False
+    if not set(ask.names) <= known.good.keys() or incomparable(ask.exchange) is not None:
+        return False
+    return all(candidate.healthy and able(candidate, ask.needs) is None for candidate in ask.candidates)
 
 
 def routed(decision: Decision) -> Routed:

@@ -60,11 +60,15 @@ class RouteRule(BaseModel):
 
 
 class CascadePolicy(BaseModel):
-    """The small model answers first, and its answer is checked."""
+    """The small model answers first, and the goal is followed by what its answer shows; an answer that fails a check
+    goes to the large model. Of a stream, `hold_tokens` are held back to judge by. `samples` 2 asks the small model
+    twice, to see whether it agrees with itself; not for streams."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: Flag = False
+    hold_tokens: Annotated[int, Field(strict=True, ge=8, le=4_096)] = 128
+    samples: Annotated[int, Field(strict=True, ge=1, le=2)] = 1
 
 
 class RoutePolicy(BaseModel):
@@ -85,7 +89,7 @@ class RoutePolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Keys that a file may set and that no stage reads yet: `trimtab check` says so.
-    not_built: ClassVar[frozenset[str]] = frozenset({"cascade"})
+    not_built: ClassVar[frozenset[str]] = frozenset()
 
     floor: Share | None = None
     large_share: Share | None = None
