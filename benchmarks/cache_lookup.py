@@ -317,6 +317,9 @@ class _Exchange:
     class tenant:
         name = "acme"
 
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+
 
 def _one(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()

@@ -37,7 +37,7 @@ from .recording import Recorded
 from .said import said
 from .store import Change, Store
 from .verifier import Pair, Verifier
-from .vetoes import veto
+from .vetoes import each
 from .wishes import Wishes
 
 if TYPE_CHECKING:
@@ -208,13 +208,9 @@ def _struck(question: str, near: list[Near]) -> tuple[list[Near], str]:
     """Those that no veto strikes out, and why there are none."""
     if not near:
         return [], "nothing similar was asked before"
-    left: list[Near] = []
-    reason = None
-    for one in near:
-        found = veto(question, one.question)
-        if found is None:
-            left.append(one)
-        reason = reason or found
+    found = each(question, [one.question for one in near])
+    left = [one for one, reason in zip(near, found, strict=True) if reason is None]
+    reason = next((reason for reason in found if reason is not None), None)
     return left[:COMPARED], f"the nearest differs: {reason}"
 
 

@@ -6,7 +6,7 @@ Vetoes see no vector, no tenant and no answer. Pure; the order of the two never 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .veto_antonyms import antonym
 from .veto_asking import asking, language, output
@@ -44,11 +44,22 @@ def veto(asked: str, stored: str) -> str | None:
 
     Linear in the length; texts of more than 20,000 characters must be equal.
     """
-    if asked == stored:
-        return None
-    if max(len(asked), len(stored)) > LONGEST:
-        return "template"
-    return differ(Wording(asked), Wording(stored))
+    return each(asked, [stored])[0]
+
+
+def each(asked: str, stored: Sequence[str]) -> list[str | None]:
+    """The same for each of several stored texts; the asked one is read once."""
+    wording: Wording | None = None
+    found: list[str | None] = []
+    for text in stored:
+        if text == asked:
+            found.append(None)
+        elif max(len(asked), len(text)) > LONGEST:
+            found.append("template")
+        else:
+            wording = wording or Wording(asked)
+            found.append(differ(wording, Wording(text)))
+    return found
 
 
 def load() -> None:
