@@ -18,13 +18,16 @@ from trimtab.backends.engine.grammar_request import Form, Schema, read_form
 from trimtab.protocol.errors import InvalidRequest
 from trimtab.protocol.messages import Request
 
-WORDS = ["name", "age", "items", '{"', '":', '",', '"}', "true", "false", "null", "12", " world", "<tool_call>", "\n", "arg", "uments", "}\n", "]}", "  ", "\\", '\\"']  # fmt: skip
+WORDS = [
+    "name", "age", "items", '{"', '":', '",', '"}', "true", "false", "null", "12", " world", "<tool_call>", "arg",
+    "uments", "}\n", "]}", "  ", '\\"',
+]  # fmt: skip
 END = 256
 
 
 def vocabulary():
     """Every byte, an end, a second end, and words of several bytes; as the longest match splits a text."""
-    texts = [bytes([b]) for b in range(256)] + [b"", b""] + [w.encode() for w in WORDS if len(w) > 1]
+    texts = [bytes([b]) for b in range(256)] + [b"", b""] + [w.encode() for w in WORDS]
     ids = {data: i for i, data in enumerate(texts) if data}
 
     def encode(text):

@@ -1,0 +1,79 @@
+"""The engine's own model as a drafter's: a small one over pages of its own, or the target itself through a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .attention import Sight
+from .batch import Batch, Rows
+from .draft_model import Draw
+from .memory import Memory
+from .model import Model
+from .pages import PagePool
+from .sample import Law, draw
+from .sequence import Sequence as Answer
+
+
+@dataclass(slots=True)
+class _Read:
+    pages: list[int] = field(default_factory=list)
+
+
+class OwnPages:
+    """A SmallModel: a model with keys and values of its own, for `answers` answers of `context` tokens at most."""
+
+    def __init__(self, model: Model, context: int, answers: int) -> None:
+        self.context = min(context, model.shape.context)
+        self._model = model
+        self._memory = Memory(model.shape, 1, model.dtype, model.device)
+        page = self._memory.page
+        self._memory = Memory(model.shape, answers * -(-self.context // page), model.dtype, model.device)
+        self._pool = PagePool(self._memory.pages)
+
+    def open(self) -> _Read:
+        return _Read()
+
+    def read(self, memory: _Read, tokens: Sequence[int], at: int) -> torch.Tensor:
+        lacking = -(-(at + len(tokens)) // self._memory.page) - len(memory.pages)
+        pages = self._pool.take(max(0, lacking))
+        if pages is None:
+            raise MemoryError
+        memory.pages += pages
+        rows = Rows(tokens, at, memory.pages, [len(tokens) - 1])
+        return _forward(self._model, self._memory, rows, Sight())
+
+    def close(self, memory: _Read) -> None:
+        self._pool.drop(memory.pages)
+        memory.pages = []
+
+
+class Glances:
+    """A WindowedModel: the target over the pages that one answer has."""
+
+    def __init__(self, model: Model, memory: Memory, answer: Answer, sight: Sight) -> None:
+        self.window = (sight.window or 0) + sight.sinks
+        self._model, self._memory, self._answer, self._sight = model, memory, answer, sight
+
+    def glance(self, token: int, at: int) -> torch.Tensor:
+        if at >= len(self._answer.pages) * self._memory.page:
+            raise MemoryError
+        return _forward(self._model, self._memory, Rows([token], at, self._answer.pages, [0]), self._sight)
+
+
+def draws_as(answer: Answer) -> Draw:
+    """How the target will draw this answer's tokens, noise included; penalties as of its tokens so far."""
+
+    def drawing(row: torch.Tensor, position: int) -> tuple[int, float]:
+        token = draw(row, [Law(answer.sampling, position, answer.said)])[0]
+        heat = answer.sampling.temperature or 1.0
+        scores = row[0].float() / heat
+        return token, float((scores[token] - torch.logsumexp(scores, 0)).exp())
+
+    return drawing
+
+
+def _forward(model: Model, memory: Memory, rows: Rows, sight: Sight) -> torch.Tensor:
+    return model.forward(Batch([rows], memory, model.shape.heads, sight, model.tiles), memory)
