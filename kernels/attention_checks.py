@@ -94,3 +94,76 @@ def output(out: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
         return torch.empty(q.shape, dtype=q.dtype, device=q.device)
     tensor("out", out, tuple(q.shape), (q.dtype,), q.device)
     return out
+
+
+def paged_arguments(
+    q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor, q_start: torch.Tensor,
+    kv_len: torch.Tensor, scale: float, window: int, sinks: int, globals_: torch.Tensor | None,
+    tree: torch.Tensor | None, soft_cap: float, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None,
+    pages_top_k: torch.Tensor | None, out: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """Everything that can be said without asking the device. The output, made when there is none."""
+    queries(q, heads_of("k_pages", k_pages, 4))
+    paged(q, k_pages, v_pages, page_table)
+    sequences, pages, kv_heads = page_table.shape[0], k_pages.shape[0], k_pages.shape[1]
+    lengths("q_start", q_start, sequences + 1, q.device)
+    lengths("kv_len", kv_len, sequences, q.device)
+    masks(window, sinks, soft_cap, scale)
+    if globals_ is not None:
+        tensor("globals_", globals_, (sequences, None), (torch.int32,), q.device)
+    if tree is not None:
+        tensor("tree", tree, (q.shape[0],), (torch.int64,), q.device)
+    if scales("k_scale", k_scale, pages, kv_heads, q.device) != scales("v_scale", v_scale, pages, kv_heads, q.device):
+        raise ValueError("v_scale: must be of the same form as k_scale")
+    if pages_top_k is not None:
+        tensor("pages_top_k", pages_top_k, (sequences, kv_heads, None), (torch.int32,), q.device)
+        if window:
+            raise ValueError("window: cannot be combined with pages_top_k")
+    return output(out, q)
+
+
+def prefill_arguments(
+    q: torch.Tensor, k: torch.Tensor | None, v: torch.Tensor | None, q_start: torch.Tensor, scale: float,
+    k_pages: torch.Tensor | None, v_pages: torch.Tensor | None, page_table: torch.Tensor | None,
+    prefix_len: torch.Tensor | None, window: int, sinks: int, globals_: torch.Tensor | None, soft_cap: float,
+    k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, longest: int | None, out: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """Everything that can be said without asking the device. The output, made when there is none."""
+    if (k is None) != (v is None):
+        raise ValueError("v: k and v are given together, or neither is")
+    together = [x is None for x in (k_pages, v_pages, page_table)]
+    if any(together) != all(together):
+        raise ValueError("k_pages: k_pages, v_pages and page_table are given together, or none is")
+    if k is None and k_pages is None:
+        raise ValueError("k: without k and v the keys must be in pages")
+    if prefix_len is not None and k_pages is None:
+        raise ValueError("prefix_len: a prefix needs pages")
+    if q_start.dim() != 1 or q_start.shape[0] < 1:
+        raise ValueError(f"q_start: expected shape [sequences + 1], got {pretty(tuple(q_start.shape))}")
+    sequences = q_start.shape[0] - 1
+    if k is not None:
+        queries(q, heads_of("k", k, 3))
+    elif k_pages is not None:
+        queries(q, heads_of("k_pages", k_pages, 4))
+    lengths("q_start", q_start, sequences + 1, q.device)
+    if k is not None and v is not None:
+        tensor("k", k, (q.shape[0], None, q.shape[2]), (q.dtype,), q.device)
+        tensor("v", v, tuple(k.shape), (q.dtype,), q.device)
+    pages = 0
+    if k_pages is not None and v_pages is not None and page_table is not None:
+        if k is not None and heads_of("k_pages", k_pages, 4) != k.shape[1]:
+            raise ValueError(f"k_pages: {k_pages.shape[1]} key/value heads, k has {k.shape[1]}")
+        paged(q, k_pages, v_pages, page_table)
+        tensor("page_table", page_table, (sequences, None), (torch.int32,), q.device)
+        pages = k_pages.shape[0]
+    if prefix_len is not None:
+        lengths("prefix_len", prefix_len, sequences, q.device)
+    masks(window, sinks, soft_cap, scale)
+    if globals_ is not None:
+        tensor("globals_", globals_, (sequences, None), (torch.int32,), q.device)
+    kv_heads = k_pages.shape[1] if k_pages is not None else 0
+    if scales("k_scale", k_scale, pages, kv_heads, q.device) != scales("v_scale", v_scale, pages, kv_heads, q.device):
+        raise ValueError("v_scale: must be of the same form as k_scale")
+    if longest is not None and longest < 0:
+        raise ValueError(f"longest: expected 0 or more, got {longest}")
+    return output(out, q)

@@ -29,24 +29,11 @@ from .dispatch import jit, multiprocessors, on, power_of_two, tl, tuned, use_tri
 
 
 def reference_paged_attention(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    page_table: torch.Tensor,
-    q_start: torch.Tensor,
-    kv_len: torch.Tensor,
-    *,
-    scale: float,
-    window: int = 0,
-    sinks: int = 0,
-    globals_: torch.Tensor | None = None,
-    tree: torch.Tensor | None = None,
-    soft_cap: float = 0.0,
-    k_scale: torch.Tensor | None = None,
-    v_scale: torch.Tensor | None = None,
-    pages_top_k: torch.Tensor | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> torch.Tensor:
+    q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor, q_start: torch.Tensor,
+    kv_len: torch.Tensor, *, scale: float, window: int = 0, sinks: int = 0, globals_: torch.Tensor | None = None,
+    tree: torch.Tensor | None = None, soft_cap: float = 0.0, k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None, pages_top_k: torch.Tensor | None = None, dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:  # fmt: skip
     """What `paged_attention` computes, one sequence at a time, in `dtype`; rows of no sequence are zeros."""
     out = torch.zeros(q.shape, dtype=dtype, device=q.device)
     starts, lengths = q_start.tolist(), kv_len.tolist()
@@ -233,25 +220,12 @@ def _paged_kernel(
 
 
 def paged_attention(
-    q: torch.Tensor,
-    k_pages: torch.Tensor,
-    v_pages: torch.Tensor,
-    page_table: torch.Tensor,
-    q_start: torch.Tensor,
-    kv_len: torch.Tensor,
-    *,
-    scale: float,
-    window: int = 0,
-    sinks: int = 0,
-    globals_: torch.Tensor | None = None,
-    tree: torch.Tensor | None = None,
-    soft_cap: float = 0.0,
-    k_scale: torch.Tensor | None = None,
-    v_scale: torch.Tensor | None = None,
-    pages_top_k: torch.Tensor | None = None,
-    plan: Plan | Placed | None = None,
+    q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor, q_start: torch.Tensor,
+    kv_len: torch.Tensor, *, scale: float, window: int = 0, sinks: int = 0, globals_: torch.Tensor | None = None,
+    tree: torch.Tensor | None = None, soft_cap: float = 0.0, k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None, pages_top_k: torch.Tensor | None = None, plan: Plan | Placed | None = None,
     out: torch.Tensor | None = None,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Each sequence's new rows over its keys and values: [rows, heads, d], of q's dtype.
 
     q            [rows, heads, d], fp32, fp16 or bf16; d from 16 to 256; heads a multiple of kv_heads
@@ -271,7 +245,7 @@ def paged_attention(
 
     Raises ValueError, naming the argument, before anything is launched.
     """
-    out = check_arguments(
+    out = check.paged_arguments(
         q,
         k_pages,
         v_pages,
@@ -352,31 +326,3 @@ def launch(
             **tuned("paged_attention", q.device, warps, block=plan.block, d=d),
         )  # fmt: skip
     merge_partials(placed.partial, placed.lse, placed.merges, q_start, out, block=plan.block, group=plan.group)
-
-
-def check_arguments(
-    q: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, page_table: torch.Tensor, q_start: torch.Tensor,
-    kv_len: torch.Tensor, scale: float, window: int, sinks: int, globals_: torch.Tensor | None,
-    tree: torch.Tensor | None, soft_cap: float, k_scale: torch.Tensor | None, v_scale: torch.Tensor | None,
-    pages_top_k: torch.Tensor | None, out: torch.Tensor | None,
-) -> torch.Tensor:  # fmt: skip
-    """Everything that can be said without asking the device. The output, made when there is none."""
-    check.queries(q, check.heads_of("k_pages", k_pages, 4))
-    check.paged(q, k_pages, v_pages, page_table)
-    sequences, pages, kv_heads = page_table.shape[0], k_pages.shape[0], k_pages.shape[1]
-    check.lengths("q_start", q_start, sequences + 1, q.device)
-    check.lengths("kv_len", kv_len, sequences, q.device)
-    check.masks(window, sinks, soft_cap, scale)
-    if globals_ is not None:
-        check.tensor("globals_", globals_, (sequences, None), (torch.int32,), q.device)
-    if tree is not None:
-        check.tensor("tree", tree, (q.shape[0],), (torch.int64,), q.device)
-    if check.scales("k_scale", k_scale, pages, kv_heads, q.device) != check.scales(
-        "v_scale", v_scale, pages, kv_heads, q.device
-    ):
-        raise ValueError("v_scale: must be of the same form as k_scale")
-    if pages_top_k is not None:
-        check.tensor("pages_top_k", pages_top_k, (sequences, kv_heads, None), (torch.int32,), q.device)
-        if window:
-            raise ValueError("window: cannot be combined with pages_top_k")
-    return check.output(out, q)

@@ -105,33 +105,41 @@ def plan(
     if min(window, sinks, top_k, fixed_split) < 0:
         raise ValueError("window, sinks, top_k, fixed_split: expected 0 or more")
     group, rows = heads // kv_heads, most_rows or max(q_lens, default=1) or 1
-    cut = Cut(
-        page, tile or 64, block or (16 if fixed_split else fitting(rows * group)), group, window, sinks, top_k, tree
-    )
+    block = block or (16 if fixed_split else fitting(rows * group))
+    cut = Cut(page, tile or 64, block, group, window, sinks, top_k, tree)
+    check_cut(cut)
+    work = list(works(q_lens, kv_lens, cut))
+    blocks = len(work) if most_sequences is None else most_sequences * -(-rows * group // block)
+    slots = max(1, sms * resident(block) // kv_heads)
+    most_items, most_merges = room(blocks, slots, cut, fixed_split, most_keys)
+    if fixed_split:
+        pieces = [list(at_fixed_keys(each, fixed_split, cut.sink_tiles)) for each in work]
+    else:
+        run = best_run(Counter(each.kept for each in work), slots, most_items)
+        pieces = [evenly(each.kept, run) for each in work]
+    items, merges = lay_out(work, pieces)
+    if most_sequences is not None and (not fixed_split or most_keys is not None):
+        if len(q_lens) > most_sequences or max(q_lens, default=0) > rows or len(items) > most_items:
+            raise ValueError("q_lens, kv_lens: the batch is larger than most_sequences, most_rows and most_keys allow")
+        items += [IDLE] * (most_items - len(items))
+        merges += [NONE] * (most_merges - len(merges))
+    used = min(block, 1 << (rows * group - 1).bit_length())
+    return Plan(cut.tile, block, used, group, kv_heads, window, sinks, top_k, tree, tuple(items), tuple(merges))
+
+
+def room(blocks: int, slots: int, cut: Cut, fixed_split: int, most_keys: int | None) -> tuple[int, int]:
+    """The most items and merges that so many blocks may make."""
+    if not fixed_split:
+        extra = EXTRA_ROUNDS * slots
+        return blocks + extra, min(blocks, extra)
+    longest = 1 if most_keys is None else max(1, -(-most_keys // (cut.tile * fixed_split)))
+    return blocks * longest, blocks if longest > 1 else 0
+
+
+def check_cut(cut: Cut) -> None:
     for name, size in (("tile", cut.tile), ("block", cut.block)):
         if size < 16 or size & (size - 1):
             raise ValueError(f"{name}: expected a power of two from 16, got {size}")
-    work = list(works(q_lens, kv_lens, cut))
-    blocks = len(work) if most_sequences is None else most_sequences * -(-rows * group // cut.block)
-    slots = max(1, sms * resident(cut.block) // kv_heads)
-    if fixed_split:
-        pieces = [list(at_fixed_keys(each, fixed_split, cut.sink_tiles)) for each in work]
-        longest = 1 if most_keys is None else max(1, -(-most_keys // (cut.tile * fixed_split)))
-        items, merges = blocks * longest, blocks if longest > 1 else 0
-    else:
-        items, merges = blocks + EXTRA_ROUNDS * slots, min(blocks, EXTRA_ROUNDS * slots)
-        run = best_run(Counter(each.kept for each in work), slots, items)
-        pieces = [evenly(each.kept, run) for each in work]
-    made, merged = lay_out(work, pieces)
-    if most_sequences is not None and len(q_lens) > most_sequences:
-        raise ValueError(f"q_lens, kv_lens: {len(q_lens)} sequences, most_sequences is {most_sequences}")
-    if most_sequences is not None and (not fixed_split or most_keys is not None):
-        if len(made) > items or len(merged) > merges or max(q_lens, default=0) > rows:
-            raise ValueError("q_lens, kv_lens: the batch is larger than most_sequences, most_rows and most_keys allow")
-        made += [IDLE] * (items - len(made))
-        merged += [NONE] * (merges - len(merged))
-    used = min(cut.block, 1 << (rows * group - 1).bit_length())
-    return Plan(cut.tile, cut.block, used, group, kv_heads, window, sinks, top_k, tree, tuple(made), tuple(merged))
 
 
 def check(q_lens: Sequence[int], kv_lens: Sequence[int], heads: int, kv_heads: int, page: int, sms: int) -> None:

@@ -197,7 +197,7 @@ def prefill_attention(
 
     Raises ValueError, naming the argument, before anything is launched.
     """
-    out = check_arguments(
+    out = check.prefill_arguments(
         q, k, v, q_start, scale, k_pages, v_pages, page_table, prefix_len, window, sinks, globals_, soft_cap, k_scale,
         v_scale, longest, out,
     )  # fmt: skip
@@ -280,52 +280,3 @@ def copyable(k: torch.Tensor | None, v: torch.Tensor | None) -> bool:
         and all(stride * x.element_size() % 16 == 0 for stride in x.stride()[:2])
         for x in (k, v)
     )
-
-
-def check_arguments(
-    q: torch.Tensor, k: torch.Tensor | None, v: torch.Tensor | None, q_start: torch.Tensor, scale: float,
-    k_pages: torch.Tensor | None, v_pages: torch.Tensor | None, page_table: torch.Tensor | None,
-    prefix_len: torch.Tensor | None, window: int, sinks: int, globals_: torch.Tensor | None, soft_cap: float,
-    k_scale: torch.Tensor | None, v_scale: torch.Tensor | None, longest: int | None, out: torch.Tensor | None,
-) -> torch.Tensor:  # fmt: skip
-    """Everything that can be said without asking the device. The output, made when there is none."""
-    if (k is None) != (v is None):
-        raise ValueError("v: k and v are given together, or neither is")
-    together = [x is None for x in (k_pages, v_pages, page_table)]
-    if any(together) != all(together):
-        raise ValueError("k_pages: k_pages, v_pages and page_table are given together, or none is")
-    if k is None and k_pages is None:
-        raise ValueError("k: without k and v the keys must be in pages")
-    if prefix_len is not None and k_pages is None:
-        raise ValueError("prefix_len: a prefix needs pages")
-    if q_start.dim() != 1 or q_start.shape[0] < 1:
-        raise ValueError(f"q_start: expected shape [sequences + 1], got {check.pretty(tuple(q_start.shape))}")
-    sequences = q_start.shape[0] - 1
-    if k is not None:
-        check.queries(q, check.heads_of("k", k, 3))
-    elif k_pages is not None:
-        check.queries(q, check.heads_of("k_pages", k_pages, 4))
-    check.lengths("q_start", q_start, sequences + 1, q.device)
-    if k is not None and v is not None:
-        check.tensor("k", k, (q.shape[0], None, q.shape[2]), (q.dtype,), q.device)
-        check.tensor("v", v, tuple(k.shape), (q.dtype,), q.device)
-    pages = 0
-    if k_pages is not None and v_pages is not None and page_table is not None:
-        if k is not None and check.heads_of("k_pages", k_pages, 4) != k.shape[1]:
-            raise ValueError(f"k_pages: {k_pages.shape[1]} key/value heads, k has {k.shape[1]}")
-        check.paged(q, k_pages, v_pages, page_table)
-        check.tensor("page_table", page_table, (sequences, None), (torch.int32,), q.device)
-        pages = k_pages.shape[0]
-    if prefix_len is not None:
-        check.lengths("prefix_len", prefix_len, sequences, q.device)
-    check.masks(window, sinks, soft_cap, scale)
-    if globals_ is not None:
-        check.tensor("globals_", globals_, (sequences, None), (torch.int32,), q.device)
-    kv_heads = k_pages.shape[1] if k_pages is not None else 0
-    if check.scales("k_scale", k_scale, pages, kv_heads, q.device) != check.scales(
-        "v_scale", v_scale, pages, kv_heads, q.device
-    ):
-        raise ValueError("v_scale: must be of the same form as k_scale")
-    if longest is not None and longest < 0:
-        raise ValueError(f"longest: expected 0 or more, got {longest}")
-    return check.output(out, q)
