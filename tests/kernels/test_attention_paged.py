@@ -105,6 +105,14 @@ def test_a_tree_of_64_nodes(device: torch.device) -> None:
     agree(made, planned(made, tree=True), tree=signed(some_tree(64)).to(device))
 
 
+@pytest.mark.parametrize("words", [some_tree(64), [2 ** (i + 1) - 1 for i in range(64)]], ids=["bushy", "chain"])
+def test_a_tree_in_blocks_with_a_window(words: list[int], device: torch.device) -> None:
+    """A row's place is its depth, up to 64; a later block may hold rows that stand before an earlier one's."""
+    made = store([64], [150], heads=1, kv_heads=1, device=device)
+    masks: dict[str, Any] = {"window": 70, "sinks": 2}
+    agree(made, planned(made, tree=True, block=16, tile=32, **masks), tree=signed(words).to(device), **masks)
+
+
 def test_a_chain_is_a_tree_with_one_branch(device: torch.device) -> None:
     made = store([5], [41], device=device)
     chain = agree(made, planned(made))
@@ -166,15 +174,16 @@ def test_a_fixed_split_with_a_window_is_cut_at_the_same_keys(device: torch.devic
     assert torch.equal(agree(last, planned(last, fixed_split=1, **masks), **masks)[0], together[3])
 
 
-def test_pages_outside_the_window_may_be_given_away(device: torch.device) -> None:
+@pytest.mark.parametrize("tile", [16, 64])
+def test_pages_outside_the_window_may_be_given_away(tile: int, device: torch.device) -> None:
     made = store([2], [130], device=device)
     masks: dict[str, Any] = {"window": 20, "sinks": 4}
-    before = agree(made, planned(made, **masks), **masks)
+    before = agree(made, planned(made, tile=tile, **masks), **masks)
     gone = made.page_table[0, 1:6].long()  # positions 16 to 95; the first row sees 109 and up, and 0 to 3
     made.k_pages[gone] = made.v_pages[gone] = float("nan")
     made.page_table[0, 1:6] = 2**30
     scale = made.q.shape[2] ** -0.5
-    after = paged_attention(*made.all, scale=scale, plan=planned(made, **masks), **masks)
+    after = paged_attention(*made.all, scale=scale, plan=planned(made, tile=tile, **masks), **masks)
     assert torch.equal(before, after)
 
 

@@ -106,8 +106,11 @@ def test_chunks_give_what_the_whole_gives(device: torch.device) -> None:
         torch.testing.assert_close(part, whole[start:end], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("small_tiles")
-def test_pages_outside_the_window_may_be_given_away(device: torch.device) -> None:
+@pytest.mark.parametrize("tile", [16, 64])
+def test_pages_outside_the_window_may_be_given_away(
+    tile: int, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    use_tiles(monkeypatch, block=32, tile=tile)
     arguments, options = case([20], [100], "fresh", device=device)
     before = agree(arguments, options, window=30, sinks=4)
     gone = options["page_table"][0, 1:4].long()  # positions 16 to 63; the first row sees 71 and up, and 0 to 3
