@@ -212,7 +212,11 @@ def _highest(figures: NDArray[np.float32], most: int) -> NDArray[np.intp]:
 
 
 def _graph(dimensions: int) -> Any:
-    """An empty graph; None without usearch: then everything is scanned, exactly and more slowly."""
+    """An empty graph; None without usearch: then everything is scanned, exactly and more slowly.
+
+    Imported here and no sooner: onnxruntime, if it is imported after it, crashes the process (usearch 2.26, onnxruntime
+    1.31); whoever makes a semantic tier has loaded the network that compares questions before.
+    """
     try:
         from usearch.index import Index as Graph
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,6 +12,9 @@ from valkeys import Valkey
 
 from trimtab.cache.store_memory import MemoryStore
 from trimtab.cache.store_redis import RedisStore
+
+with contextlib.suppress(ImportError):
+    import onnxruntime  # noqa: F401 - as in the gateway, before usearch, behind which it crashes (cache/index.py)
 
 
 @pytest.fixture(scope="session")
