@@ -107,10 +107,14 @@ def test_a_tree_of_64_nodes(device: torch.device) -> None:
 
 @pytest.mark.parametrize("words", [some_tree(64), [2 ** (i + 1) - 1 for i in range(64)]], ids=["bushy", "chain"])
 def test_a_tree_in_blocks_with_a_window(words: list[int], device: torch.device) -> None:
-    """A row's place is its depth, up to 64; a later block may hold rows that stand before an earlier one's."""
+    """A row's place is its depth, up to 64; a later block may hold rows that stand before an earlier one's; and an
+    ancestor is seen once, be it global and outside the window."""
     made = store([64], [150], heads=1, kv_heads=1, device=device)
-    masks: dict[str, Any] = {"window": 70, "sinks": 2}
-    agree(made, planned(made, tree=True, block=16, tile=32, **masks), tree=signed(words).to(device), **masks)
+    known = torch.tensor([[20, 90]], dtype=torch.int32, device=device)
+    for window in (70, 5):
+        masks: dict[str, Any] = {"window": window, "sinks": 2}
+        shape = planned(made, tree=True, block=16, tile=32, **masks)
+        agree(made, shape, tree=signed(words).to(device), globals_=known, **masks)
 
 
 def test_a_chain_is_a_tree_with_one_branch(device: torch.device) -> None:
