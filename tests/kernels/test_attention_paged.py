@@ -128,6 +128,8 @@ def test_a_row_sees_its_ancestors_and_no_other_guess(device: torch.device) -> No
     made = store([3], [20], device=device)
     words = signed([0b001, 0b011, 0b101]).to(device)
     before = agree(made, planned(made, tree=True), tree=words)
+    parents = signed([0, 0b001, 0b001]).to(device)  # a row's own bit is implied
+    assert torch.equal(agree(made, planned(made, tree=True), tree=parents), before)
     last_page = int(made.page_table[0, 1])
     made.k_pages[last_page, :, 2] += 1.0  # the key of new row 1, position 18
     after = agree(made, planned(made, tree=True), tree=words)
