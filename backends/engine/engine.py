@@ -25,8 +25,8 @@ from .attention import Sight
 from .batch import Batch, Rows
 from .draft import NOTHING, Draft
 from .finish import Finish
-from .grammar import JsonGrammar
-from .guess import GIVEN, Guesses, close
+from .grammar import Grammar
+from .guess import GIVEN, Guess, Guesses, close
 from .memory import Memory
 from .model import Model
 from .pages import PagePool
@@ -193,12 +193,12 @@ class Engine:
         sequence.most = room if task.ask.most is None else min(room, task.ask.most)
         sequence.sampling = replace(task.ask.sampling, seed=task.ask.seed_of(sequence.choice, task.entropy))
         sequence.finish = Finish(Detokenizer(self._tokenizer), task.ask.stops)
-        sequence.grammar = JsonGrammar(self._tokenizer.bytes, sequence.most) if task.ask.json else None
+        sequence.grammar = None if task.form is None else Grammar(task.form, max(1, sequence.most))
         sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given)
 
     def _schedule(self) -> list[Turn]:
         """Rows for everyone who is not held up, with their pages; who came last makes room when there are none."""
-        ready = [s for s in self.running if s.job.unread <= _MOST_UNREAD]
+        ready = [s for s in self.running if s.job.told - s.job.taken <= _MOST_UNREAD]
         answers = [s for s in ready if s.pending == 1]
         prompts = [s for s in ready if s.pending > 1]
         turns = [Turn(s, 1, draft) for s, draft in zip(answers, self._draft(answers, prompts), strict=True)]
@@ -217,17 +217,20 @@ class Engine:
             # The first row of several answers, or of a scored prompt, is nobody's to guess behind.
             first = s.answered == 0 and (s.forks or self._scored(s))
             most = 0 if first else min(room, s.most - s.answered - 1)
-            if (
-                s.guess is not None
-                and s.grammar is None
-                and (draft := self.guesses.propose(s.guess, s.tokens, most)).tokens
-            ):
+            if s.guess is not None and (draft := self._proposed(s, s.guess, most)).tokens:
                 asked.append((i, s.guess, draft))
         rows = len(answers) + sum(reads(self.options.limits, len(answers), [s.pending for s in prompts]))
         chosen = self.guesses.choose([(g, d) for _, g, d in asked], rows, sum(s.computed for s in answers), room)
         for (i, _, _), draft in zip(asked, chosen, strict=True):
             out[i] = draft
         return out
+
+    def _proposed(self, s: Sequence, guess: Guess, most: int) -> Draft:
+        """At most so many tokens; none that the answer's grammar forbids, and all that it forces."""
+        if most <= 0:
+            return NOTHING
+        draft = self.guesses.propose(guess, s.tokens, most)
+        return draft if s.grammar is None else s.grammar.filter(draft, most)
 
     def _placed(self, turns: list[Turn]) -> list[Turn]:
         """The turns for which there are pages."""
@@ -340,7 +343,12 @@ class Engine:
         picked = [(turn, i) for turn in saying if turn.sequence.grammar is None for i in range(self._ends(turn))]
         drawn = self._drawn(picked, logits)
         for turn in saying:
-            self._extend(turn, logits, drawn)
+            try:
+                self._extend(turn, logits, drawn)
+            except TrimtabError as e:  # a form that proves too complex
+                self._fail(turn.sequence.job, e)
+            except Exception:
+                self._broken(turn)
 
     def _ends(self, turn: Turn) -> int:
         """How many of the turn's rows may be followed by a new token."""
@@ -404,7 +412,8 @@ class Engine:
         for token_, row in zip(way.tokens, way.rows, strict=True):
             if reason is not None:
                 break
-            reason = self._say(s, logprobs(logits[first + row], token_, s.sampling.logprobs))
+            whole = s.grammar is not None and row == way.rows[-1] and s.grammar.complete
+            reason = self._say(s, logprobs(logits[first + row], token_, s.sampling.logprobs), whole)
             said += 1
         accepted = max(0, said - 1)
         if accepted and not turn.draft.chain:
@@ -444,8 +453,8 @@ class Engine:
             self._tells(s).append(Scored(s.choice, (Choice(s.tokens[0]), *s.scores)))
         return "length" if s.most <= 0 else None
 
-    def _say(self, s: Sequence, choice: Choice) -> str | None:
-        """Take over one token of the answer; why the answer ends with it, if it does."""
+    def _say(self, s: Sequence, choice: Choice, whole: bool) -> str | None:
+        """Take over one token of the answer, with which its form may be `whole`; why the answer ends, if it does."""
         assert s.finish is not None
         s.tokens.append(choice.token)
         s.job.generated += 1
@@ -457,8 +466,7 @@ class Engine:
         self._show(s, s.finish.feed(choice))
         if s.finish.stopped:
             return "stop"
-        over = "stop" if s.grammar is not None and s.grammar.complete else None
-        over = over or ("length" if s.answered >= s.most else None)
+        over = "stop" if whole else "length" if s.answered >= s.most else None
         if over is not None:
             self._show(s, s.finish.flush())
         return over
@@ -526,7 +534,7 @@ class Engine:
             if job.over or job.cancelled:
                 continue
             if events:
-                job.unread += len(events)
+                job.told += len(events)
                 job.emit(events)
             if job.open == 0:
                 job.over = True

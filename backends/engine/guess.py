@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
-from .draft import NOTHING, Draft, Drafter
+from .draft import Draft, Drafter
 from .draft_best import BestDrafter
 from .draft_chance import Record
 from .draft_given import GivenDrafter
@@ -46,10 +46,9 @@ class Guesses:
         best = BestDrafter(drafters, lambda draft: self._lengths.chances.of(record, draft), tree=self._tree)
         return Guess(best, suffix, record)
 
-    def propose(self, guess: Guess | None, tokens: List[int], room: int) -> Draft:
+    def propose(self, guess: Guess, tokens: List[int], room: int) -> Draft:
         """What could follow `tokens`, at most `room` tokens of it."""
-        most = min(self._most, room)
-        return NOTHING if guess is None or most <= 0 else guess.drafter.propose(tokens, most)
+        return guess.drafter.propose(tokens, min(self._most, room))
 
     def choose(self, guesses: List[tuple[Guess, Draft]], rows: int, kv_tokens: int, room: int) -> list[Draft]:
         """How much of each draft is worth a place among `room` more rows; as Lengths.choose."""

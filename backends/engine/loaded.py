@@ -18,6 +18,7 @@ import torch
 from .attention import Sight
 from .checkpoint import open_checkpoint
 from .engine import Engine, Options
+from .grammar_compile import Compiler, Vocabulary
 from .memory import PAGE, Memory, pages_for
 from .model import Model
 from .request import Ask, Sampling
@@ -35,6 +36,7 @@ class Loaded:
     engine: Engine
     tokenizer: Tokenizer
     template: ChatTemplate
+    grammars: Compiler
     fingerprint: str
 
     @property
@@ -56,7 +58,7 @@ def load(path: Path, now: Callable[[], datetime], settings: Settings | None = No
     memory = Memory(model.shape, min(most, pages_for(model.shape, s.kv_mb, model.dtype)), model.dtype, model.device)
     engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s))
     _warm(engine)
-    return Loaded(engine, tokenizer, template, f"fp_{digest[:12]}")
+    return Loaded(engine, tokenizer, template, Compiler(Vocabulary.of(tokenizer)), f"fp_{digest[:12]}")
 
 
 def options(s: Settings) -> Options:
@@ -71,7 +73,7 @@ def options(s: Settings) -> Options:
 
 def _warm(engine: Engine) -> None:
     """A model that cannot decode a token must not be said to be ready."""
-    ask = Ask(Sampling(temperature=0), seed=0, n=1, most=1, stops=(), json=False, echo=False)
+    ask = Ask(Sampling(temperature=0), seed=0, n=1, most=1, stops=())
     said: list[object] = []
     engine.add(Job([Task([0], ask)], said.append))
     while engine.busy:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...protocol.errors import InvalidRequest
 from ...protocol.messages import Request
+from .grammar_request import Form, read_form
 
 _MOST_CHOICES = 32
 _MOST_STOPS = 16
@@ -47,15 +48,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The checked parameters of one request. `most` None: as many tokens as the context holds."""
+    """The checked parameters of one request. `most` None: as many tokens as the context holds; `form`: what the answer
+    must be, if anything; `tools`: it may be calls of functions."""
 
     sampling: Sampling
     seed: int | None
     n: int
     most: int | None
     stops: tuple[str, ...]
-    json: bool
-    echo: bool
+    form: Form | None = None
+    echo: bool = False
+    tools: bool = False
 
     def seed_of(self, choice: int, entropy: int) -> int:
         """The key of a choice's noise: the client's seed, else `entropy`; another one for each choice."""
@@ -63,17 +66,28 @@ class Ask:
         return int.from_bytes(hashlib.blake2b(f"{base}/{choice}".encode(), digest_size=8).digest(), "little")
 
 
-def read_chat(request: Request, model: str, vocabulary: int, usual: Sampling = _NEUTRAL) -> Ask:
-    """Raises InvalidRequest; `model` is the name that an error about it says, `usual` how to sample where it is not
-    said."""
-    _refuse_tools(request, model)
+def read_chat(request: Request, vocabulary: int, usual: Sampling = _NEUTRAL) -> Ask:
+    """Raises InvalidRequest; `usual` is how to sample where it is not said."""
     asked = request.get("logprobs")
     if asked is not None and not isinstance(asked, bool):
         raise InvalidRequest("'logprobs' must be true or false", param="logprobs")
     top = _integer(request, "top_logprobs", 0, 20)
     if top is not None and not asked:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
-    return _ask(request, (top or 0) if asked else None, _wants_json(request), False, vocabulary, usual)
+    ask = _ask(request, (top or 0) if asked else None, vocabulary, usual)
+    return replace(ask, form=read_form(request), tools=bool(tools_of(request)))
+
+
+def tools_of(request: Request) -> list[Any] | None:
+    """The functions that may be called, as `tools`; None where none may. Raises InvalidRequest."""
+    tools, functions = request.get("tools"), request.get("functions")
+    choice = request.get("tool_choice") if tools else request.get("function_call")
+    for name, listed in (("tools", tools), ("functions", functions)):
+        if listed is not None and not isinstance(listed, list):
+            raise InvalidRequest(f"'{name}' must be a list", param=name)
+    if choice == "none":
+        return None
+    return tools or [{"type": "function", "function": function} for function in functions or ()] or None
 
 
 def read_completion(request: Request, vocabulary: int) -> Ask:
@@ -86,7 +100,8 @@ def read_completion(request: Request, vocabulary: int) -> Ask:
     echo = request.get("echo")
     if echo is not None and not isinstance(echo, bool):
         raise InvalidRequest("'echo' must be true or false", param="echo")
-    return _ask(request, _integer(request, "logprobs", 0, 20), _wants_json(request), bool(echo), vocabulary)
+    ask = _ask(request, _integer(request, "logprobs", 0, 20), vocabulary)
+    return replace(ask, form=read_form(request), echo=bool(echo))
 
 
 def read_prompts(request: Request, vocabulary: int) -> list[str] | list[list[int]]:
@@ -106,9 +121,7 @@ def read_prompts(request: Request, vocabulary: int) -> list[str] | list[list[int
     )
 
 
-def _ask(
-    request: Request, logprobs: int | None, json: bool, echo: bool, vocabulary: int, usual: Sampling = _NEUTRAL
-) -> Ask:
+def _ask(request: Request, logprobs: int | None, vocabulary: int, usual: Sampling = _NEUTRAL) -> Ask:
     if request.n > _MOST_CHOICES:
         raise InvalidRequest(f"'n' may be at most {_MOST_CHOICES} with this model", param="n")
     temperature = _number(request, "temperature", 0, 2)
@@ -128,8 +141,6 @@ def _ask(
         n=request.n,
         most=request.max_output,
         stops=_stops(request),
-        json=json,
-        echo=echo,
     )
 
 
@@ -157,25 +168,6 @@ def _bias(request: Request, vocabulary: int) -> dict[int, float]:
             raise InvalidRequest("'logit_bias' values must be numbers from -100 to 100", param="logit_bias")
         out[int(key)] = float(value)
     return out
-
-
-def _wants_json(request: Request) -> bool:
-    form = request.get("response_format")
-    kind = form.get("type") if isinstance(form, dict) else None
-    if form is None or kind == "text":
-        return False
-    if kind == "json_object":
-        return True
-    raise InvalidRequest(
-        f"'response_format' of type {str(kind)[:40]!r} is not supported by this model (it has text and json_object)",
-        param="response_format",
-    )
-
-
-def _refuse_tools(request: Request, model: str) -> None:
-    for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-        if request.get(name) and request.get(choice) != "none":
-            raise InvalidRequest(f"the model '{model}' cannot call {name}: its chat template has none", param=name)
 
 
 def _number(request: Request, name: str, least: float, most: float) -> float | None:

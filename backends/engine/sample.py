@@ -9,13 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .grammar import JsonGrammar
 from .request import Choice, Sampling
+
+
+class Grammar(Protocol):
+    """What is asked of a grammar here: which tokens it allows [vocabulary], and the last word on one of them."""
+
+    def mask(self) -> npt.NDArray[np.bool_]: ...
+
+    def settle(self, token: int) -> int: ...
+
 
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
@@ -59,18 +68,11 @@ def draw(logits: torch.Tensor, laws: Sequence[Law]) -> list[int]:
     return best
 
 
-def draw_within(logits: torch.Tensor, law: Law, grammar: JsonGrammar) -> int:
-    """The token of one row [vocabulary] that the grammar accepts: a draw from the masked law."""
-    scores = processed(logits[None], [law])
-    if law.sampling.temperature > 0:
-        _, ids, noisy = _noisy(scores, [law], [0])[0]
-        order = ids[np.argsort(-noisy, kind="stable")]
-        found = next((int(token) for token in order[:1024] if grammar.accepts(int(token))), None)
-        if found is not None:
-            return found
-    top = scores[0].topk(min(1024, scores.shape[1])).indices.tolist()
-    found = next((token for token in top if grammar.accepts(token)), None)
-    return grammar.way_out() if found is None else found
+def draw_within(logits: torch.Tensor, law: Law, grammar: Grammar) -> int:
+    """The token of one row [vocabulary] that the grammar allows: a draw from the masked law."""
+    allowed = torch.from_numpy(grammar.mask()).to(logits.device)
+    masked = logits.float().masked_fill(~allowed, -torch.inf)
+    return grammar.settle(draw(masked[None], [law])[0])
 
 
 def logprobs(row: torch.Tensor, token: int, alternatives: int | None) -> Choice:

@@ -17,7 +17,8 @@ from .request import Ask, Choice, Sampling
 
 if TYPE_CHECKING:
     from .finish import Finish
-    from .grammar import JsonGrammar
+    from .grammar import Grammar
+    from .grammar_compile import Compiled
     from .guess import Guess
 
 
@@ -60,7 +61,8 @@ Event = Piece | Ended | Scored | Surprises
 @dataclass(frozen=True, slots=True)
 class Task:
     """A prompt and how it is to be answered. `first` is the number of its first choice; `entropy` seeds what has no
-    seed; `expected` is how many tokens the answer is thought to have; `given` are texts that it may resemble."""
+    seed; `expected` is how many tokens the answer is thought to have; `given` are texts that it may resemble; `form` is
+    what it must be, if anything."""
 
     prompt: List[int]
     ask: Ask
@@ -68,6 +70,7 @@ class Task:
     entropy: int = 0
     expected: int | None = None
     given: tuple[List[int], ...] = ()
+    form: Compiled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,8 @@ class Reading:
 class Job:
     """One request. `cancelled` may be set by anyone at any time; the counts are of all its answers.
 
-    `emit` is called on the engine's thread with events, an error that ends it, or None when all is said. `unread` are
-    events that nobody has taken yet: while there are too many, the request waits (a slow client).
+    `emit` is called on the engine's thread with events, an error that ends it, or None when all is said. `told` counts
+    events, and `taken` those that the client's side has taken: while they are far apart, the request waits.
     """
 
     tasks: List[Task | Reading]
@@ -98,7 +101,8 @@ class Job:
     cached: int = 0
     accepted: int = 0
     rejected: int = 0
-    unread: int = 0
+    told: int = 0
+    taken: int = 0
     open: int = 0
     over: bool = False
 
@@ -119,7 +123,7 @@ class Sequence:
     known: int = 0  # pages, from the first, that are in the prefix tree
     forks: int = 0  # further answers that begin where this one's prompt ends
     finish: Finish | None = None
-    grammar: JsonGrammar | None = None
+    grammar: Grammar | None = None
     guess: Guess | None = None
     said: Counter[int] = field(default_factory=Counter)  # of the answer; kept where penalties ask for it
     scores: list[Any] = field(default_factory=list)  # of the prompt, or of a reading

@@ -13,6 +13,7 @@ import msgspec
 
 from ...protocol.messages import Usage
 from .request import Choice
+from .tools import ToolCall
 
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -46,6 +47,14 @@ class Form:
         """A chunk of text; `offset` counts the characters of this choice before it."""
         return self._event([self._chunk(choice, {"content": text}, self.logprobs(tokens, offset), None)])
 
+    def call(self, choice: int, index: int, call: ToolCall) -> bytes:
+        """A chunk with one whole tool call, the choice's `index`-th."""
+        delta = {"tool_calls": [{"index": index, **call.to_openai(self._call_id(choice, index))}]}
+        return self._event([self._chunk(choice, delta, None, None)])
+
+    def _call_id(self, choice: int, index: int) -> str:
+        return f"call_{self.id.partition('-')[2]}_{choice}_{index}"
+
     def last(self, choice: int, reason: str) -> bytes:
         return self._event([self._chunk(choice, {}, None, reason)])
 
@@ -57,11 +66,16 @@ class Form:
         kind = "chat.completion" if self.chat else "text_completion"
         return _encode({**self._head(kind), "choices": choices, "usage": usage.to_openai()})
 
-    def choice(self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str, calls: Sequence[ToolCall] = ()
+    ) -> dict[str, Any]:
         """One choice of a whole answer."""
         if not self.chat:
             return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if calls:
+            message["content"] = text or None
+            message["tool_calls"] = [call.to_openai(self._call_id(index, i)) for i, call in enumerate(calls)]
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     def logprobs(self, tokens: Sequence[Choice], offset: int) -> dict[str, Any] | None:

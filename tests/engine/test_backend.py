@@ -144,6 +144,82 @@ async def test_json_is_json(engine, ask):
         assert answer["choices"][0]["finish_reason"] == "stop"
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "blue"]}, "count": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["colour", "count"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("draft", [0, 31])
+async def test_a_schema_is_kept_and_guessing_changes_nothing(tiny, ask, draft):
+    backend = EngineBackend(str(tiny), threads=1, draft=draft, speculation=draft > 0)
+    await backend.start()
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+    said = [
+        (await whole(backend, ask(seed=seed, max_tokens=60, temperature=1.0, response_format=form)))["choices"][0]
+        for seed in range(4)
+    ]
+    await backend.close()
+    values = [json.loads(choice["message"]["content"]) for choice in said]
+    assert all(value["colour"] in ("red", "blue") and 0 <= value["count"] <= 9 for value in values)
+    assert KEPT.setdefault("said", said) == said
+
+
+KEPT: dict[str, object] = {}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+PLAIN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
+TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}{% set call = '<tool_call>' %}"
+
+
+async def test_a_tool_that_must_be_called_is_called(write_gguf, ask):
+    backend = EngineBackend(str(write_gguf(**{"tokenizer.chat_template": TOOLS + PLAIN, "llama.context_length": 512})))
+    await backend.start()
+    fields = {"seed": 1, "max_tokens": 100, "temperature": 1.0, "tools": [WEATHER], "tool_choice": "required"}
+    fields["parallel_tool_calls"] = False
+    choice = (await whole(backend, ask(**fields)))["choices"][0]
+    events = await streamed(backend, ask(**fields, **USAGE))
+    await backend.close()
+    [call] = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"])["city"] in ("Oslo", "Rome")
+    for event in events:
+        ChatCompletionChunk.model_validate(event)
+    deltas = [c["delta"]["tool_calls"] for e in events for c in e["choices"] if "tool_calls" in c["delta"]]
+    assert deltas == [[{"index": 0, **call}]]
+    assert text_of(events) == ""
+
+
+async def test_a_model_without_tools_says_so(engine, ask):
+    with pytest.raises(InvalidRequest, match="no tools"):
+        await engine.complete(ask(tools=[WEATHER]))
+    assert (await engine.complete(ask(tools=[WEATHER], tool_choice="none", max_tokens=1))).usage.completion == 1
+
+
+async def test_a_prediction_is_counted(engine, ask):
+    fields = {"max_tokens": 60, "temperature": 0, **NEVER_ENDS}
+    answer = await whole(engine, ask(**fields))
+    text = answer["choices"][0]["message"]["content"]
+    told = await whole(engine, ask(**fields, prediction={"type": "content", "content": text}))
+    assert told["choices"] == answer["choices"]
+    with pytest.raises(InvalidRequest, match="prediction"):
+        await engine.complete(ask(prediction=3))
+
+
 async def test_half_a_surrogate_pair_is_read_as_the_mark_for_what_is_no_text(engine, ask):
     usual = rb'{"model":"tiny","max_tokens":3,"temperature":0,"stop":["\ud83d"],'
     half = usual + b'"messages":[{"role":"user","content":"cut %s"}]%s}'

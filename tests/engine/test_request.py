@@ -2,13 +2,13 @@
 
 import pytest
 
-from trimtab.backends.engine.request import Sampling, read_chat, read_completion, read_prompts
+from trimtab.backends.engine.request import Sampling, read_chat, read_completion, read_prompts, tools_of
 from trimtab.protocol.errors import InvalidRequest
 from trimtab.protocol.messages import Request
 
 
 def chat(**fields):
-    return read_chat(Request.build("chat", {"model": "m", **fields}), "m", 300)
+    return read_chat(Request.build("chat", {"model": "m", **fields}), 300)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,7 @@ def chat(**fields):
         ("stop", 3), ("stop", ["a", 1]), ("stop", ["a"] * 17), ("logprobs", 3), ("top_logprobs", 21),
         ("top_logprobs", 2),
         ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"300": 1}), ("logit_bias", {"3": 101}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}), ("response_format", "json"),
-        ("tools", [{"type": "function"}]), ("functions", [{}]),
+        ("tools", "all"), ("functions", {}),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_name(param, value):
@@ -50,16 +49,26 @@ def test_values_arrive():
 def test_defaults_nulls_and_unknown_fields():
     ask = chat(temperature=None, stop=None, stop_token_ids=[1], frobnicate={"a": 1}, prediction={"type": "content"})
     assert ask == chat()
-    assert (ask.sampling.temperature, ask.most, ask.n, ask.json) == (1.0, None, 1, False)
+    assert (ask.sampling.temperature, ask.most, ask.n, ask.form) == (1.0, None, 1, None)
 
 
 def test_tools_that_must_not_be_called_are_no_trouble():
-    assert chat(tools=[{"type": "function"}], tool_choice="none") == chat()
+    assert chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="none") == chat()
 
 
 def test_json_is_wanted():
-    assert chat(response_format={"type": "json_object"}).json
-    assert not chat(response_format={"type": "text"}).json
+    assert chat(response_format={"type": "json_object"}).form is not None
+    assert chat(response_format={"type": "text"}).form is None
+    for wrong in ("json", {"type": "json_schema", "json_schema": {}}):
+        with pytest.raises(InvalidRequest, match="response_format"):
+            chat(response_format=wrong)
+
+
+def test_functions_are_tools():
+    function = {"name": "f", "parameters": {}}
+    request = Request.build("chat", {"model": "m", "functions": [function]})
+    assert tools_of(request) == [{"type": "function", "function": function}]
+    assert chat(functions=[function]).tools
 
 
 def test_each_choice_has_its_own_noise_and_a_seed_always_the_same():
@@ -95,7 +104,7 @@ def test_a_models_advised_sampling_holds_where_the_client_says_nothing() -> None
     usual = Sampling(temperature=0.2, top_p=0.9)
 
     def sampling(**fields: object) -> Sampling:
-        return read_chat(Request.build("chat", {"model": "m", **fields}), "m", 300, usual).sampling
+        return read_chat(Request.build("chat", {"model": "m", **fields}), 300, usual).sampling
 
     assert (sampling().temperature, sampling().top_p) == (0.2, 0.9)
     assert (sampling(temperature=1, top_p=1).temperature, sampling(temperature=1, top_p=1).top_p) == (1, 1)
