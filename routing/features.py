@@ -40,8 +40,10 @@ NAMES = (
 _WORD = re.compile(r"[^\W\d_]+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _OPTION = re.compile(r"^[ \t]{0,8}[(]?[A-Ha-h1-9][.):][ \t](.*)$", re.MULTILINE)
-_SYMBOLS = frozenset("+-*/=<>^%$€£√∑∫≤≥±×÷|_\\")
-_CODE = frozenset("{}[];`#")
+_SYMBOLS = b"+-*/=<>^%$|_\\"
+_FURTHER_SYMBOLS = "€£√∑∫≤≥±×÷"
+_CODE = b"{}[];`#"
+_DIGITS, _CAPITALS = b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -67,23 +69,25 @@ def features(prompt: str) -> tuple[float, ...]:
     text = prompt if len(prompt) <= _HEAD + _TAIL else f"{prompt[:_HEAD]}\n{prompt[-_TAIL:]}"
     words = [word.lower() for word in _WORD.findall(text)]
     options = [found.group(1) for found in _OPTION.finditer(text)]
+    ascii = text.encode("ascii", "ignore")
+    beyond = [] if len(ascii) == len(text) else [character for character in text if character > "\x7f"]
     return (
         log1p(len(prompt)),
         log1p(len(words)),
         _mean([len(word) for word in words]),
         _share(sum(len(word) > 8 for word in words), len(words)),
         _share(len(set(words)), len(words)),
-        _share(sum(map(str.isdigit, text)), len(text)),
+        _share(_of(ascii, _DIGITS) + sum(map(str.isdigit, beyond)), len(text)),
         *_numbers(text),
-        _share(_among(text, _SYMBOLS), len(text)),
-        _share(_among(text, _CODE), len(text)),
+        _share(_of(ascii, _SYMBOLS) + sum(character in _FURTHER_SYMBOLS for character in beyond), len(text)),
+        _share(_of(ascii, _CODE), len(text)),
         log1p(text.count("\n")),
         log1p(len(options)),
         *_options(options),
         *(log1p(_among(words, kind)) for kind in (_NEGATIONS, _QUANTITIES, _REASONS, _JUDGEMENTS)),
         log1p(text.count("?")),
-        _share(sum(map(str.isupper, text)), len(text)),
-        _share(sum(character > "\x7f" for character in text), len(text)),
+        _share(_of(ascii, _CAPITALS) + sum(map(str.isupper, beyond)), len(text)),
+        _share(len(beyond), len(text)),
         log1p(max(0, len(text) - sum(map(len, options)))),
     )
 
@@ -101,8 +105,13 @@ def _options(options: list[str]) -> tuple[float, float]:
     return _mean(sizes), (max(sizes) - min(sizes) if sizes else 0.0)
 
 
-def _among(parts: list[str] | str, kind: frozenset[str]) -> int:
-    return sum(part in kind for part in parts)
+def _among(words: list[str], kind: frozenset[str]) -> int:
+    return sum(word in kind for word in words)
+
+
+def _of(text: bytes, kind: bytes) -> int:
+    """How many of these characters there are; ten times as fast as to look at each."""
+    return len(text) - len(text.translate(None, kind))
 
 
 def _mean(values: list[int] | list[float]) -> float:
