@@ -17,7 +17,8 @@ for every count of rows, and each form keeps the rule in its own way:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 _ONEDNN: bool = torch._C._has_mkldnn
 _LEAST_ROWS = 4  # below it oneDNN may sum a float's row in another order
+_ROWS_AT_ONCE = 64  # of weights, to be rounded: few enough for a cache
 _TOP = 32512.0  # the largest whole number a row is written in: 127 * 256
 # Added to a float32 v of at most 2^15, it leaves round(v) + 128 * 257 in the two lowest bytes: the two digits of v,
 # each with 128 added to it.
@@ -64,22 +66,22 @@ class Linear:
     def __init__(self, source: Source, names: tuple[str, ...], compute: Compute, device: torch.device) -> None:
         self._product = _packed(source, names, device) if compute == "int4" else None
         if self._product is None:
-            weight = torch.from_numpy(np.concatenate([source.floats(name) for name in names]))
-            self._product = _made(weight, compute, device)
+            self._product = _made((source.floats(name) for name in names), compute, device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         assert self._product is not None
         return self._product(x).to(x.dtype)
 
 
-def _made(weight: torch.Tensor, compute: Compute, device: torch.device) -> Product:
+def _made(weights: Iterable[Floats], compute: Compute, device: torch.device) -> Product:
+    """`weights` come one by one, so that only one of them is in memory in float32."""
+    if device.type == "cpu" and compute == "int8" and _ONEDNN:
+        return Int8(weights)
+    dtype = torch.bfloat16 if compute != "float32" and (_ONEDNN or device.type != "cpu") else torch.float32
+    weight = torch.cat([torch.from_numpy(w).to(device, dtype) for w in weights])
     if device.type != "cpu":
-        return _Plain(weight.to(device, torch.float32 if compute == "float32" else torch.bfloat16))
-    if not _ONEDNN:
-        return _Blocks(weight)
-    if compute == "int8":
-        return Int8(weight)
-    return _Prepacked(weight.float() if compute == "float32" else weight.bfloat16())
+        return _Plain(weight)
+    return _Prepacked(weight) if _ONEDNN else _Blocks(weight)
 
 
 def _packed(source: Source, names: tuple[str, ...], device: torch.device) -> Product | None:
@@ -92,14 +94,13 @@ def _packed(source: Source, names: tuple[str, ...], device: torch.device) -> Pro
 class Int8:
     """Exact integer products: weights int8 with a scale for each output, rows in two digits (module's docstring)."""
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        """`weight` float32 [outputs, inputs], fewer than 2^16 inputs, so that no sum leaves 32 bits."""
-        assert weight.shape[1] < 1 << 16
-        scale = weight.abs().amax(dim=1) / 127
-        whole = (weight / scale.where(scale > 0, 1.0)[:, None]).round().to(torch.int8)
-        self._scale = scale
-        self._weight = torch.ops.onednn.qlinear_prepack(whole, None)
-        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
+    def __init__(self, weights: Iterable[Floats]) -> None:
+        """`weights` float32 [outputs, inputs], stacked; fewer than 2^16 inputs, so that no sum leaves 32 bits."""
+        whole, scales = zip(*map(_rounded, weights), strict=True)
+        assert whole[0].shape[1] < 1 << 16
+        self._scale = torch.cat(scales)
+        self._weight = torch.ops.onednn.qlinear_prepack(whole[0] if len(whole) == 1 else torch.cat(whole), None)
+        self._zeros = torch.zeros(len(self._scale), dtype=torch.int32)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [rows, outputs]. A row with an infinity or a NaN gives no numbers; a row of zeros gives zeros."""
@@ -113,6 +114,25 @@ class Int8:
         # 256 is a power of two, so whether the machine fuses this into one rounding changes nothing.
         y: torch.Tensor = torch.add(sums[:rows], sums[rows:], alpha=256)
         return y.mul_(top * (1 / _TOP))
+
+
+def _rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 [outputs, inputs] and float32 [outputs] whose product is nearest to the weights."""
+    whole = np.empty(weight.shape, dtype=np.int8)
+    scale = np.empty(len(weight), dtype=np.float32)
+
+    def round_rows(start: int) -> None:
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        part = np.abs(weight[rows])
+        top = part.max(axis=1, keepdims=True)
+        scale[rows] = top[:, 0] / np.float32(127)
+        np.multiply(weight[rows], np.float32(127) / np.where(top > 0, top, np.float32(1)), out=part)
+        np.rint(part, out=whole[rows], casting="unsafe")
+
+    # Not by torch: its threads wait for one another after every step, and a busy machine keeps them waiting.
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(round_rows, range(0, len(weight), _ROWS_AT_ONCE)))
+    return torch.from_numpy(whole), torch.from_numpy(scale)
 
 
 def _digits(v: torch.Tensor) -> torch.Tensor:

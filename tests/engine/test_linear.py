@@ -107,7 +107,7 @@ def test_activations_cost_int8_nothing_that_shows(made):
 
 
 def test_zeros_give_zeros_and_no_number_stays_none():
-    product = Int8(rows_of(16, 32, 5))
+    product = Int8([rows_of(16, 32, 5).numpy()])
     x = torch.zeros(3, 32)
     x[1, 4] = float("nan")
     assert torch.equal(product(x)[[0, 2]], torch.zeros(2, 16))
@@ -117,11 +117,11 @@ def test_zeros_give_zeros_and_no_number_stays_none():
 def test_an_empty_output_row_is_zero():
     weight = rows_of(16, 32, 6)
     weight[3] = 0
-    assert torch.equal(Int8(weight)(rows_of(4, 32, 7))[:, 3], torch.zeros(4))
+    assert torch.equal(Int8([weight.numpy()])(rows_of(4, 32, 7))[:, 3], torch.zeros(4))
 
 
 def test_the_largest_sums_do_not_overflow():
-    got = Int8(torch.ones(16, (1 << 16) - 1))(torch.ones(2, (1 << 16) - 1))
+    got = Int8([np.ones((16, (1 << 16) - 1), dtype=np.float32)])(torch.ones(2, (1 << 16) - 1))
     assert torch.allclose(got, torch.tensor(65535.0), rtol=1e-6)
 
 
