@@ -21,6 +21,7 @@ from ..protocol.exchange import Limits, Price
 from ..protocol.money import dollars, microdollars
 from ..routing.reasoning import Thinking
 from .embedder_config import EmbedderConfig
+from .engine_config import AttentionConfig, SpeculationConfig
 from .secret import HeaderSecret, environment, is_reference, resolve
 from .section import Count, Flag, Name, Seconds, Section
 
@@ -98,6 +99,12 @@ class ThinkingConfig(Section):
 
 
 _NOT_WHO = {
+    "threads",
+    "kv_mb",
+    "most_running",
+    "most_waiting",
+    "step_tokens",
+    "speculation",
     "slots",
     "max_waiting",
     "continues",
@@ -153,16 +160,51 @@ class ModelBase(Section):
 
 
 class EngineModel(ModelBase):
-    """The bundled engine. `weights` is a name of the catalogue or the path of a GGUF file."""
+    """The bundled engine. `weights` is a name of the catalogue, or the path of a GGUF file or a folder of safetensors.
+
+    `kv_mb` is what keys and values of all answers may take, in MiB. A step computes at most `step_tokens` rows;
+    `most_running` answers share it and `most_waiting` requests wait. `context_tokens` may only shorten the model's own.
+    """
 
     backend: Literal["engine"]
     weights: Name = "smollm2-135m-instruct"
+    compute: Literal["int8", "bfloat16", "float32", "int4"] | None = None  # left out: what the machine does best
+    threads: Annotated[int, Field(strict=True, ge=1, le=256)] | None = None  # left out: up to four
+    kv_mb: Annotated[int, Field(strict=True, ge=16, le=1 << 20)] = 512
+    most_running: Annotated[int, Field(strict=True, ge=1, le=1024)] = 16
+    most_waiting: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 64
+    step_tokens: Annotated[int, Field(strict=True, ge=16, le=16_384)] = 256
+    speculation: SpeculationConfig = SpeculationConfig()
+    attention: AttentionConfig = AttentionConfig()
+
+    @model_validator(mode="after")
+    def _a_step_holds_everybody(self) -> Self:
+        if self.step_tokens <= self.most_running:
+            raise ValueError("step_tokens must be more than most_running: each running answer takes one a step")
+        return self
 
     def upstream_name(self, name: str) -> str:
         return self.weights
 
     def backend_options(self) -> dict[str, Any]:
-        return {"weights": self.weights}
+        usual = EngineModel(backend="engine")._options()
+        said = {name: value for name, value in self._options().items() if value != usual[name]}
+        return {"weights": self.weights, **said}
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "compute": self.compute,
+            "threads": self.threads,
+            "kv_mb": self.kv_mb,
+            "most_running": self.most_running,
+            "most_waiting": self.most_waiting,
+            "step_tokens": self.step_tokens,
+            "context": self.context_tokens,
+            "speculation": self.speculation.enabled,
+            "draft": self.speculation.most,
+            "window": self.attention.window,
+            "sinks": self.attention.sinks,
+        }
 
 
 def _base_url(value: Any, info: ValidationInfo) -> Any:
