@@ -106,7 +106,7 @@ def _measure(row_ptr, size, temperature, BLOCK: tl.constexpr):
     """The largest z, and the mass exp(z - largest) of the row, in one pass."""
     top = tl.full([BLOCK], -3.0e38, tl.float32)
     mass = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, size, BLOCK):
+    for start in tl.range(0, size, BLOCK, num_stages=4):
         z = _loaded(row_ptr, start, size, temperature, BLOCK)
         higher = tl.maximum(top, z)
         mass = mass * tl.exp(top - higher) + tl.exp(z - higher)
@@ -120,7 +120,7 @@ def _reach(row_ptr, size, temperature, floor, top, BLOCK: tl.constexpr):
     """How many z are at or above a floor, and their mass."""
     count = tl.zeros([BLOCK], tl.int32)
     mass = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, size, BLOCK):
+    for start in tl.range(0, size, BLOCK, num_stages=4):
         z = _loaded(row_ptr, start, size, temperature, BLOCK)
         count += (z >= floor).to(tl.int32)
         mass += tl.where(z >= floor, tl.exp(z - top), 0.0)
@@ -323,7 +323,7 @@ def sample(
     rows, size = logits.shape
     if rows == 0:
         return tokens
-    defaults = {"KEEP": 2048, "BLOCK": 4096, "num_warps": 16}
+    defaults = {"KEEP": 2048, "BLOCK": 2048, "num_warps": 8}
     choice = tuned("sample", logits.device, defaults, rows=rows, vocabulary=size)
     scratch = torch.empty(rows, choice["KEEP"], dtype=torch.float32, device=logits.device)
     with on(logits):
