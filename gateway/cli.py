@@ -1,4 +1,4 @@
-"""The command line: `trimtab serve | check | explain | route | replay | keys | fetch | demo`.
+"""The command line: `trimtab serve | check | explain | route | replay | lengths | keys | fetch | demo`.
 
 Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
 """
@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_route(commands)
     _add_replay(commands)
+    _add_lengths(commands)
     _add_keys(commands)
     _add_fetch(commands)
     _add_demo(commands)
@@ -265,6 +266,20 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap's draws (default: 0)")
 
 
+def _add_lengths(commands: Commands) -> None:
+    lengths = commands.add_parser(
+        "lengths",
+        help="show what was learnt of answers' lengths",
+        description="Show what a gateway has learnt of its answers' lengths, by tenant, model and route, and what\n"
+        "hints for shorter answers do to them. It reads the file beside the gateway's ledger, at most a minute old.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_config(lengths)
+    lengths.add_argument("-t", "--tenant", metavar="NAME", help="this tenant's only")
+    lengths.add_argument("--json", action="store_true", help="print JSON")
+    lengths.set_defaults(run=_lengths)
+
+
 def _add_keys(commands: Commands) -> None:
     keys = commands.add_parser("keys", help="make and hash keys").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -336,6 +351,12 @@ def _replay(args: argparse.Namespace) -> int:
     from .commands import replay
 
     return replay.run(args)
+
+
+def _lengths(args: argparse.Namespace) -> int:
+    from .commands import lengths
+
+    return lengths.run(args)
 
 
 def _keys_new(args: argparse.Namespace) -> int:

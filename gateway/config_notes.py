@@ -15,6 +15,7 @@ from ..backends.embed import check_installed
 from ..backends.registry import MissingExtra, check_pair_scorer
 from ..cache.policy import CachePolicy
 from ..compression.policy import CompressionPolicy
+from ..routing.policy import OutputPolicy
 from .config import Config, TenantConfig
 from .listen import WELL_KNOWN_HASHES
 from .model_config import EmbedModel, EngineModel, FakeModel, ModelConfig
@@ -35,10 +36,12 @@ def notes(config: Config, data: Mapping[str, Any] | None) -> Iterator[Note]:
         if name in (written.get("models") or {}):
             yield from _model(("models", name), model, written["models"][name])
     yield from _store(config)
+    yield from _slots(config)
     for name, tenant in config.tenants.items():
         yield from _tenant(("tenants", name), tenant)
         yield from _unpriced(config, ("tenants", name), tenant)
         yield from _unequipped(config, ("tenants", name, "policy", "compress"), tenant.policy.compress)
+        yield from _output(config, ("tenants", name, "policy", "output"), tenant.policy.output)
         yield from _cache(config, ("tenants", name, "policy", "cache"), name, tenant.policy.cache)
         yield from route_notes(config, ("tenants", name, "policy", "route"), tenant.policy.route)
 
@@ -108,6 +111,25 @@ def _store(config: Config) -> Iterator[Note]:
     if config.server.workers > 1 and any(tenant.policy.cache.on for tenant in config.tenants.values()):
         cause = "each worker keeps answers of its own, and deletes only those; with `store.redis` they share them"
         yield ("server", "workers"), cause
+
+
+def _output(config: Config, path: Path, policy: OutputPolicy) -> Iterator[Note]:
+    """What planning may do and cannot, with these models."""
+    models = config.models.values()
+    if policy.cap and not any(isinstance(m, EngineModel) or getattr(m, "continues", None) is not None for m in models):
+        cause = "has no effect: no model can take up an answer where it was cut (`backend: engine`, or `continues`)"
+        yield (*path, "cap"), cause
+    if policy.reasoning and not any(model.thinking is not None for model in models):
+        yield (*path, "reasoning"), "has no effect: no model says how it is told to think (`thinking`)"
+
+
+def _slots(config: Config) -> Iterator[Note]:
+    for name, model in config.models.items():
+        if model.slots is not None and config.server.workers > 1:
+            most = model.slots * config.server.workers
+            yield ("models", name, "slots"), f"each worker has as many: {most} answers at a time, all workers together"
+        if model.thinking is not None and getattr(model, "continues", None) is not None:
+            yield ("models", name, "continues"), "has no effect: a model that thinks is not capped"
 
 
 def _cache(config: Config, path: Path, tenant: str, policy: CachePolicy) -> Iterator[Note]:

@@ -157,7 +157,8 @@ class JoinedStream:
         self._stream = first
         self._between = False  # a part is over, and the next not open
         self._done = False
-        self._cap, self._style, self._room = cap, style, room
+        self._style: Style = style
+        self._cap, self._room = cap, room
         self._again = again
         self._said = ""  # by all parts, as the client has it
         self._held = ""  # said, and not passed on yet

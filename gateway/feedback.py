@@ -18,6 +18,7 @@ from ..cache.policy import CachePolicy
 from ..protocol.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from ..protocol.exchange import Receipt, ReceiptLine, Tenant
 from ..protocol.redact import redact
+from ..routing.shape_effect import arm_of
 from .cache_endpoint import LARGEST, fields
 from .nearest import suggestion
 from .wire import JSON, Receive, Scope, Send, read_body, send_bytes
@@ -49,8 +50,11 @@ class Feedback:
         if found is None or found.tenant != tenant.name:
             raise NotFound(f"there is no receipt '{request_id}'")
         line = served(found)
-        if line is None and found.routed is None:
-            cause = "this request was not answered from the cache, nor by whom a router chose"
+        shaped = arm_of(found) is not None
+        if line is None and found.routed is None and not shaped:
+            cause = (
+                "this request was not answered from the cache, nor by whom a router chose, nor with or without a hint"
+            )
             raise Conflict(cause, param="request_id")
         told: dict[str, Any] = {
             "object": "trimtab.feedback",
@@ -58,9 +62,11 @@ class Feedback:
             "verdict": "wrong" if wrong else "right",
             "counted": self._first(request_id, wrong),
         }
-        if line is None:
+        if shaped and told["counted"]:
+            gateway.planning.judged(found, wrong)
+        if line is None and found.routed is not None:
             told |= _routed(gateway, found, wrong, corrected) if told["counted"] else {"learnt": False}
-        else:
+        elif line is not None:
             told["entry"] = line.entry
             if told["counted"]:
                 await self._kept(gateway, tenant, request_id, line, wrong)

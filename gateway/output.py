@@ -77,14 +77,14 @@ def _asked(exchange: Exchange, served: Served, lengths: Lengths) -> Asked:
         thought = thinking(exchange, served, lengths, told)
         if thought.ours:
             changes |= _thinking_fields(thought, request, served)
-            parts.append(Part("thinking", tokens=thought.reserve, why=thought.effort or f"{thought.budget} tokens"))
+            parts.append(Part("thinking", why=thought.effort or f"{thought.budget} tokens"))
     cap = FREE
     # A model that thinks may spend the cap on thoughts, which nobody can take up.
     if policy.cap and served.continues is not None and served.thinking is None and continuable(request):
         cap = caps.propose(told, request.max_output, room, can_continue=True)
         if cap.ours:
             changes["max_tokens"] = cap.tokens
-            parts.append(Part("cap", tokens=cap.tokens or 0))
+            parts.append(Part("cap", why=f"{cap.tokens} tokens"))
     return Asked(changes, cap, max(1, round(told.p50)), room, tuple(parts))
 
 

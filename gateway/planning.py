@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
-from ..protocol.exchange import Exchange
+from ..protocol.exchange import Exchange, Receipt
 from ..protocol.messages import Usage
 from ..routing.length import LengthPlanner
 from ..routing.plan import Lengths
 from ..routing.policy import OutputPolicy
-from ..routing.shape_effect import Effects
+from ..routing.shape_effect import Effects, arm_of
 from .catalogue import Catalogue
-from .output import finished, plan_line
+from .output import finished
 
 log = logging.getLogger("trimtab.gateway")
 
@@ -100,10 +100,17 @@ class Planning:
         """What a hint did, or what its absence did."""
         if exchange.policy(OutputPolicy).shape.style is None:
             return
-        line = plan_line(exchange.receipt.lines)
-        for part in () if line is None or line.length is None else line.parts:
-            if part.what in ("hint", "holdout") and part.why is not None and line is not None and line.length:
-                self.effects.add(exchange.tenant.name, part.why, part.what, tokens, line.length[0])
+        if (took := arm_of(exchange.receipt)) is not None:
+            style, arm, foreseen = took
+            self.effects.add(exchange.tenant.name, style, arm, tokens, foreseen)
+
+    def judged(self, receipt: Receipt, wrong: bool) -> bool:
+        """A caller's word on an answer; whether that answer takes part in the measurement of hints."""
+        took = arm_of(receipt)
+        if took is not None:
+            self.effects.judged(receipt.tenant, took[0], took[1], wrong)
+            self._learnt += 1
+        return took is not None
 
     # The file.
 

@@ -91,6 +91,10 @@ class LengthPlanner:
     def __len__(self) -> int:
         return len(self._known)
 
+    def keys(self) -> list[Key]:
+        """All that something is known of."""
+        return list(self._known)
+
     def tenants(self) -> set[str]:
         """Whose answers have taught something."""
         return {key.tenant for key in self._known}

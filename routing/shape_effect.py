@@ -8,9 +8,10 @@ come from the configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+from ..protocol.exchange import Receipt
 
 Arm = Literal["hint", "holdout"]
 FEWEST = 20  # answers of each arm below which nothing is said
@@ -111,11 +112,10 @@ def _tally(raw: Any) -> Tally:
     return made
 
 
-def of_line(line: Mapping[str, Any]) -> tuple[str, str, int] | None:
-    """The style, the arm and the median foreseen, of a receipt's `plan` line as plain values; None where there are
-    none."""
-    length = line.get("length")
-    for part in line.get("parts") or ():
-        if part.get("what") in ("hint", "holdout") and part.get("why") and length:
-            return str(part["why"]), str(part["what"]), int(length[0])
+def arm_of(receipt: Receipt) -> tuple[str, Arm, int] | None:
+    """The style, the arm and the median foreseen of a request that takes part in the measurement; else None."""
+    for line in receipt.lines:
+        for part in line.parts if line.stage == "plan" and line.length else ():
+            if part.what in ("hint", "holdout") and part.why is not None and line.length is not None:
+                return part.why, "hint" if part.what == "hint" else "holdout", line.length[0]
     return None

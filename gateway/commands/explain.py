@@ -27,7 +27,7 @@ from ...protocol.errors import InvalidRequest, NotSupported, TrimtabError
 from ...protocol.exchange import Caller, Exchange, Tenant
 from ...protocol.messages import Answer, Request
 from ...routing.policy import RoutePolicy
-from .. import anthropic, responses
+from .. import anthropic, output, responses
 from ..admit import allow
 from ..config import Config, default_config
 from ..config_file import ConfigError, load_config
@@ -160,6 +160,9 @@ async def explain(config: Config, tenant: Tenant, request: Request) -> Told:
         await _load(live, tenant.policy(CompressionPolicy), scored)
         explain_recall(exchange)
         await live.pipeline.optimise(exchange, [s for s in live.pipeline.stages if s.name != Recall.name])
+        asked = output.asked(exchange, live.catalogue.served(exchange.targets[0]))
+        output.note(exchange, asked.parts)
+        exchange.working = exchange.working.with_fields(**asked.changes) if asked.changes else exchange.working
     finally:
         await gateway.close()
     model = exchange.targets[0].upstream_model

@@ -86,6 +86,9 @@ def _stage(line: ReceiptLine, full: bool) -> Iterator[Text]:
     if line.tokens_before is not None:
         after = "" if line.tokens_after is None else f" to {line.tokens_after:,}"
         told.append(f" {line.tokens_before:,}{after} tokens")
+    if line.length is not None:
+        named = zip(("P50", "P90", "P99", "P99.9"), line.length, strict=True)
+        told.append(" " + ", ".join(f"{name} {tokens:,}" for name, tokens in named) + " tokens")
     if line.saved_microusd is not None:
         told.append(f", saves {line.saved_microusd / 1e6:.6f} USD")
     if line.cost_microusd is not None:

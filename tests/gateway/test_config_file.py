@@ -274,7 +274,9 @@ def test_what_is_switched_on_without_effect_is_named() -> None:
         "      route: {small_only: true}\n"
         "      output: {plan: true, cap: true, reasoning: true, shape: {style: token_budget}}\n"
     )
-    assert not [line for line in found if any(word in line for word in ("exact", "context", "small_only", "output"))]
+    assert not [line for line in found if any(word in line for word in ("exact", "context", "small_only", "shape"))]
+    told = [line.split("output.")[1].split(":")[0] for line in found if "output." in line]
+    assert told == ["cap", "reasoning"], "no model can do what these rest on"
 
 
 TIERS = "{prose: {enabled: true, scorer: %s}, turns: {enabled: true, summarise: true}, context: {enabled: true}}"
