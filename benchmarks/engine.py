@@ -23,23 +23,32 @@ import torch
 from report import arguments
 
 import trimtab
-from trimtab.backends.engine.gguf import GGUF
+from trimtab.backends.engine.checkpoint import open_checkpoint
+from trimtab.backends.engine.engine import Engine, Options
+from trimtab.backends.engine.loaded import Loaded, load
+from trimtab.backends.engine.memory import Memory
 from trimtab.backends.engine.model import Model
-from trimtab.backends.engine.runner import Loaded, load
+from trimtab.backends.engine.request import Ask, Sampling
+from trimtab.backends.engine.sequence import Job, Reading, Surprises, Task
+from trimtab.backends.engine.settings import Settings
 from trimtab.backends.engine.weights import DEFAULT, fetch
 
 QUESTION = [
     {"role": "user", "content": "Explain in a few paragraphs how a gateway in front of a language model works."}
 ]
+TOKENS = 100
 
 
 def main() -> None:
     options = arguments(__doc__, "perplexity is measured on the first one").parse_args()
     path = fetch(DEFAULT)
     rows = [row("load_s", *loading(path), unit="s", bar=2.0, below=True)]
-    engine = load(path, lambda: datetime.now(UTC), None, None, 1)
+    engine = load(path, lambda: datetime.now(UTC), Settings(threads=1))
     rounds = 3 if options.quick else 7
-    rows.append(row("decode_tok_per_cpu_s", decoding(engine, rounds), rounds * 100))
+    one, many = decoding(engine, 1, rounds), decoding(engine, 16, max(1, rounds // 3))
+    rows.append(row("decode_tok_per_cpu_s", one, rounds * TOKENS))
+    rows.append(row("decode_16_streams_tok_per_cpu_s", many, rounds // 3 * 16 * TOKENS))
+    rows.append(row("decode_16_streams_over_1", many / one, rounds, bar=8.0))
     rows += [row(f"prefill_{n}_tok_per_cpu_s", reading(engine, n, rounds), rounds * n) for n in (64, 512)]
     if options.data:
         rows += perplexities(engine, path, passages(options.data[0], 6 if options.quick else 40))
@@ -53,31 +62,45 @@ def loading(path: Path) -> tuple[float, int]:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        load(path, lambda: datetime.now(UTC), None, None, None)
+        load(path, lambda: datetime.now(UTC))
         times.append(time.perf_counter() - start)
     return min(times), len(times)
 
 
-def decoding(engine: Loaded, rounds: int) -> float:
-    prompt = engine.template.encode(QUESTION, engine.context)
+def plain(model: Model, loaded: Loaded) -> Engine:
+    """An engine that neither guesses nor reuses anything."""
+    memory = Memory(model.shape, 256, model.dtype, model.device)
+    return Engine(model, loaded.tokenizer, memory, 8192, time.perf_counter, Options(draft=0, prefixes=False))
+
+
+def decoding(loaded: Loaded, streams: int, rounds: int) -> float:
+    prompt = loaded.template.encode(QUESTION, loaded.context)
+    never = dict.fromkeys(loaded.tokenizer.ends, -100.0)
+    ask = Ask(Sampling(temperature=0.0, logit_bias=never), seed=0, n=1, most=TOKENS + 1, stops=())
 
     def round_() -> float:
-        kv = engine.model.cache()
-        logits = engine.model.forward(prompt, kv)
+        engine = plain(loaded.engine.model, loaded)
+        for _ in range(streams):
+            engine.add(Job([Task(prompt, ask)], lambda said: None))
+        while any(s.pending > 1 for s in (*engine.running, *engine.waiting)):
+            engine.step()
         start = time.process_time()
-        for _ in range(100):
-            logits = engine.model.forward([int(logits.argmax())], kv)
-        return 100 / (time.process_time() - start)
+        while engine.busy:
+            engine.step()
+        return streams * TOKENS / (time.process_time() - start)
 
     return best(round_, rounds)
 
 
-def reading(engine: Loaded, count: int, rounds: int) -> float:
-    prompt = (engine.template.encode(QUESTION, engine.context) * 20)[:count]
+def reading(loaded: Loaded, count: int, rounds: int) -> float:
+    prompt = (loaded.template.encode(QUESTION, loaded.context) * 20)[:count]
 
     def round_() -> float:
+        engine = plain(loaded.engine.model, loaded)
+        engine.add(Job([Task(prompt, Ask(Sampling(), seed=0, n=1, most=1, stops=()))], lambda said: None))
         start = time.process_time()
-        engine.model.forward(prompt, engine.model.cache())
+        while engine.busy:
+            engine.step()
         return count / (time.process_time() - start)
 
     return best(round_, rounds)
@@ -93,33 +116,40 @@ def passages(path: Path, count: int) -> list[str]:
     return list(texts)[:count]
 
 
-def perplexities(engine: Loaded, path: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """Of the same file: computed in float32, as prompts are read here, and as answers are decoded here."""
-    exact = Model(GGUF(path), "float32")
-    prompts = [engine.tokenizer.encode(text)[:256] for text in texts]
+def perplexities(loaded: Loaded, path: Path, texts: list[str]) -> list[dict[str, Any]]:
+    """Of the same file: computed in float32, and as this machine computes. Prompts and answers are one route."""
+    prompts = [loaded.tokenizer.encode(text)[:256] for text in texts]
     count = sum(len(p) - 1 for p in prompts)
-    loss = {
-        "float32": sum(loss_of_prompt(exact, p) for p in prompts),
-        "prompt route": sum(loss_of_prompt(engine.model, p) for p in prompts),
-        "decode route": sum(loss_by_token(engine.model, p) for p in prompts),
-    }
-    base = math.exp(loss["float32"] / count)
-    rows = [row("perplexity", base, count, system="trimtab float32")]
-    for name in ("prompt route", "decode route"):
-        ratio = math.exp(loss[name] / count) / base
-        rows.append(row("perplexity_ratio", ratio, count, bar=1.01, below=True, system=f"trimtab {name}"))
-    return rows
+    exact = Model(open_checkpoint(path), "float32")
+    base, ours = (
+        math.exp(-sum(loss(plain(m, loaded), p) for p in prompts) / count) for m in (exact, loaded.engine.model)
+    )
+    return [
+        row("perplexity", base, count, system="trimtab float32"),
+        row(
+            "perplexity_ratio",
+            ours / base,
+            count,
+            bar=1.01,
+            below=True,
+            system=f"trimtab {loaded.engine.model.compute}",
+        ),
+    ]
 
 
-def loss_of_prompt(model: Model, tokens: list[int]) -> float:
-    logits = model.forward(tokens, model.cache(), every=True)
-    return float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(tokens[1:]), reduction="sum"))
+def loss(engine: Engine, tokens: list[int]) -> float:
+    """The log-probability of all but the first token, in nats."""
+    logs: list[Any] = []
 
+    def emit(said: Any) -> None:
+        for event in said or ():
+            if isinstance(event, Surprises):
+                logs.extend(event.logs)
 
-def loss_by_token(model: Model, tokens: list[int]) -> float:
-    kv = model.cache()
-    rows = [model.forward([token], kv) for token in tokens[:-1]]
-    return float(torch.nn.functional.cross_entropy(torch.cat(rows), torch.tensor(tokens[1:]), reduction="sum"))
+    engine.add(Job([Reading(tokens[:-1], tokens[1:])], emit))
+    while engine.busy:
+        engine.step()
+    return float(sum(part.sum() for part in logs))
 
 
 def row(
