@@ -36,6 +36,7 @@ __all__ = [
     "require",
     "tl",
     "triton",
+    "trying",
     "tuned",
     "use_triton",
 ]
@@ -111,11 +112,26 @@ def tuned(kernel: str, device: torch.device, defaults: dict[str, int], **sizes: 
     """The block sizes, `num_warps` and `num_stages` for one launch: the defaults, overridden by the first entry of the
     GPU's table for `kernel` whose every limit in `upto` is at least the size of that name."""
     choice = dict(defaults)
+    if kernel in _tried:
+        return choice | _tried[kernel]
     for entry in _table(_gpu(device)).get(kernel, ()):
         if all(sizes.get(name, 0) <= limit for name, limit in entry["upto"].items()):
             choice.update(entry["use"])
             break
     return choice
+
+
+_tried: dict[str, dict[str, int]] = {}
+
+
+@contextlib.contextmanager
+def trying(kernel: str, choice: dict[str, int]) -> Iterator[None]:
+    """Within it `tuned` answers for one kernel with its defaults and `choice` over them. For the tuner alone."""
+    _tried[kernel] = choice
+    try:
+        yield
+    finally:
+        del _tried[kernel]
 
 
 @functools.cache
