@@ -31,8 +31,9 @@ log = logging.getLogger("trimtab.gateway")
 MOST_KEYS, MOST_ANSWERS = 1_000, 64  # that are written
 EVERY_S = 60.0
 LARGEST = 16 << 20  # bytes of a file that is read
-SURE = 64  # answers of a route after which one in SAMPLED teaches, where nobody asked how long
-SAMPLED = 8
+SURE = 64  # answers of a route after which only a sample teaches:
+SAMPLED = 32  # one in so many where nobody asked how long, and
+ASKED = 4  # one in so many where somebody did
 _VERSION = 1
 
 
@@ -46,6 +47,7 @@ class Planning:
         self._learnt = 0
         self._written = 0
         self._passed = 0
+        self._sure: set[tuple[str, str, str]] = set()  # names of the configuration
         self._chore: asyncio.Task[None] | None = None
 
     # Life.
@@ -67,6 +69,7 @@ class Planning:
         kept = set(tenants)
         for tenant in self.planner.tenants() - kept:
             self.planner.forget(tenant)
+        self._sure.clear()
         for known in [key for key in self.effects.known if key[0] not in kept]:
             del self.effects.known[known]
 
@@ -75,26 +78,31 @@ class Planning:
     def learn(self, exchange: Exchange, catalogue: Catalogue, usage: Usage) -> None:
         """From an answer that ended by itself, and whose tokens its model counted. Never raises."""
         lengths = exchange.facts.get("lengths")
-        if not isinstance(lengths, Lengths) or usage.estimated or exchange.recalled is not None:
+        if not isinstance(lengths, Lengths) or not (lengths.read or self._teaches(exchange, lengths)):
             return
-        if not finished(exchange.facts.get("ended", ())) or len(exchange.facts["ended"]) != 1:
+        ended = exchange.facts.get("ended", ())
+        if len(ended) != 1 or not finished(ended) or usage.estimated or exchange.recalled is not None:
             return
         model = exchange.receipt.target
         served = catalogue.named(model)
         # Where thinking is set aside beside the answer, it is not part of its length.
         tokens = usage.completion - (usage.reasoning if served is not None and served.thinking is not None else 0)
-        if tokens <= 0 or not self._teaches(lengths, model):
+        if tokens <= 0:
             return
-        lengths.learn(model, tokens)
-        self._learnt += 1
+        if not lengths.read or self._teaches(exchange, lengths):
+            lengths.learn(model, tokens)
+            self._learnt += 1
         self._measure(exchange, tokens)
 
-    def _teaches(self, lengths: Lengths, model: str) -> bool:
-        if lengths.read or lengths.seen(model) < SURE:
-            return True
-        # Reading a prompt only to learn from it would cost every request as much as the rest of the walk.
-        self._passed = (self._passed + 1) % SAMPLED
-        return self._passed == 0
+    def _teaches(self, exchange: Exchange, lengths: Lengths) -> bool:
+        route = exchange.tenant.name, exchange.receipt.model, exchange.receipt.target
+        if route not in self._sure:
+            if lengths.seen(route[2]) < SURE:
+                return True
+            self._sure.add(route)
+        # To learn from every answer would cost every request as much as the rest of the walk.
+        self._passed += 1
+        return self._passed % (ASKED if lengths.read else SAMPLED) == 0
 
     def _measure(self, exchange: Exchange, tokens: int) -> None:
         """What a hint did, or what its absence did."""
@@ -103,6 +111,7 @@ class Planning:
         if (took := arm_of(exchange.receipt)) is not None:
             style, arm, foreseen = took
             self.effects.add(exchange.tenant.name, style, arm, tokens, foreseen)
+            self._learnt += 1
 
     def judged(self, receipt: Receipt, wrong: bool) -> bool:
         """A caller's word on an answer; whether that answer takes part in the measurement of hints."""

@@ -23,7 +23,7 @@ class Calibration:
     """One (model, tenant, route). Not for two threads at a time."""
 
     __slots__ = ("_information", "_mean", "_population", "_prior_information", "_prior_pull", "_pull", "_recent",
-                 "_sorted", "_sorted_at", "_spread", "seen")  # fmt: skip
+                 "_sorted", "_sorted_at", "_spread", "_tails", "seen")  # fmt: skip
 
     def __init__(self, population: Population) -> None:
         self._population = population
@@ -36,6 +36,7 @@ class Calibration:
         self._recent = array("f")  # rows of a basis and the logarithm of its answer's length, the oldest first
         self._sorted: list[float] | None = None
         self._sorted_at = 0
+        self._tails: tuple[float, ...] | None = None
         self.seen = 0
 
     def middle(self, basis: Sequence[float]) -> float:
@@ -45,12 +46,15 @@ class Calibration:
 
     def quantiles(self, basis: Sequence[float]) -> tuple[float, ...]:
         """Tokens at LEVELS, never descending."""
+        if self._tails is None:
+            self._tails = tuple([self._tail(at) for at in range(len(LEVELS))])
         middle = self.middle(basis)
         wide = math.hypot(self._population.noise, self._unsure(basis))
-        logs = [middle + wide * self._tail(at) for at in range(len(LEVELS))]
         out: list[float] = []
-        for value in logs:
-            out.append(max(math.exp(min(value, 14.0)), out[-1] if out else 0.0))
+        least = 0.0
+        for tail in self._tails:
+            least = max(math.exp(min(middle + wide * tail, 14.0)), least)
+            out.append(least)
         return tuple(out)
 
     def _line(self) -> list[float]:
@@ -87,7 +91,7 @@ class Calibration:
         self._recent.extend((*basis, log))
         if len(self._recent) > KEPT * len(x):
             del self._recent[: len(x)]
-        self._mean = self._spread = None
+        self._mean = self._spread = self._tails = None
         self.seen += 1
         # Sorting them anew costs as much as a hundred answers taught: so not for each.
         if self.seen - self._sorted_at > self.seen // STALE:

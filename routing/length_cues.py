@@ -96,6 +96,10 @@ NAMES = (
 )  # fmt: skip
 
 
+_PULLS = tuple((NAMES.index(name), math.log(factor)) for name, (factor, _) in {**_WORDS, **_OPENINGS}.items())
+_TRANSLATE, _REWRITE, _LOG_CHARS = (NAMES.index(name) for name in ("translate", "rewrite", "log_chars"))
+
+
 class Cues(NamedTuple):
     """`values` in the order of NAMES. `asked`: tokens that an explicit count amounts to, None where there is none;
     `at_most`: whether it is a bound ("under 50 words") or one word, line or choice."""
@@ -147,12 +151,10 @@ def hand_made(cues: Cues, max_tokens: int | None = None) -> float:
     if cues.asked is not None:
         guess = max(2.0, cues.asked * (0.8 if cues.at_most else 1.05))
     else:
-        named = dict(zip(NAMES, cues.values, strict=True))
-        weights = {name: factor for name, (factor, _) in {**_WORDS, **_OPENINGS}.items()}
-        pull = sum(math.log(factor) for name, factor in weights.items() if named[name])
-        guess = 260.0 * math.exp(0.75 * pull)
-        if named["translate"] or named["rewrite"]:
-            guess = min(guess, max(20.0, math.exp(named["log_chars"]) / 3.5))
+        values = cues.values
+        guess = 260.0 * math.exp(0.75 * sum([weight for at, weight in _PULLS if values[at]]))
+        if values[_TRANSLATE] or values[_REWRITE]:
+            guess = min(guess, max(20.0, math.exp(values[_LOG_CHARS]) / 3.5))
     guess = min(max(guess, 2.0), 4_000.0)
     return guess if max_tokens is None else min(guess, float(max_tokens))
 
