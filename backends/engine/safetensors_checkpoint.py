@@ -48,25 +48,27 @@ class SafetensorsCheckpoint:
         self._config = read_json(self._folder / "config.json")
         self._files = _Files(path)
         self._layout = layout_of(self._config, self._folder)
-        self.shape = _shape(self._config, self._files.has("lm_head.weight"), self._files.has(_own("layers.0.q_bias")))
+        self.shape = _shape(
+            self._config, self._files.has("lm_head.weight"), self._files.has(own_name("layers.0.q_bias"))
+        )
         self.vocabulary = vocabulary_in(self._folder, self._config, self.shape.vocabulary)
         self.template: str | None = template_in(self._folder)
-        names = {name: _own(name) for name in self.shape.dimensions()}
+        names = {name: own_name(name) for name in self.shape.dimensions()}
         found = {name: dimensions for name, own in names.items() if (dimensions := self._dimensions(own)) is not None}
         check_dimensions(self.shape, found, names)
         self._refuse_unknown(names.values())
 
     def has(self, name: str) -> bool:
-        return self._dimensions(_own(name)) is not None
+        return self._dimensions(own_name(name)) is not None
 
     def floats(self, name: str) -> Floats:
-        own = _own(name)
+        own = own_name(name)
         if self._files.has(own):
             return self._files.floats(own)
         return unpack(self._quantized(own).four_bits())
 
     def four_bits(self, name: str) -> FourBits | None:
-        own = _own(name)
+        own = own_name(name)
         return None if self._files.has(own) else self._quantized(own).four_bits()
 
     def fingerprint(self) -> bytes:
@@ -178,7 +180,7 @@ def _header(path: Path) -> bytes:
         return f.read(8 + int.from_bytes(f.read(8), "little"))
 
 
-def _own(name: str) -> str:
+def own_name(name: str) -> str:
     """What the files call a canonical name."""
     if not name.startswith("layers."):
         return _TOP.get(name, name) + ".weight"

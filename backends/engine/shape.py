@@ -69,6 +69,8 @@ class Rope:
     frequencies: tuple[float, ...]
     interleaved: bool
     magnitude: float = 1.0
+    base: float = 10000.0
+    scaling: Scaling = Scaling()
 
     @classmethod
     def build(
@@ -88,7 +90,24 @@ class Rope:
         magnitude = scaling.magnitude
         if magnitude is None:
             magnitude = 0.1 * math.log(scaling.factor) + 1.0 if scaling.kind == "yarn" else 1.0
-        return cls(tuple(map(float, frequencies)), interleaved, magnitude)
+        return cls(tuple(map(float, frequencies)), interleaved, magnitude, base, scaling)
+
+    def described(self) -> dict[str, Any]:
+        """As a hub's config.json has it. Raises ModelUnavailable for what such a file cannot say."""
+        s, head = self.scaling, 2 * len(self.frequencies)
+        again = Rope.build(head, self.base, self.interleaved, s)
+        if not np.allclose(again.frequencies, self.frequencies, rtol=1e-6):
+            raise ModelUnavailable("the weights scale their rotary positions in a way that config.json cannot say")
+        if s.kind == "none":
+            return {"rope_theta": self.base}
+        scaled: dict[str, Any] = {"rope_type": s.kind, "factor": s.factor, "rope_theta": self.base}
+        if s.kind == "llama3":
+            scaled |= {"low_freq_factor": s.low, "high_freq_factor": s.high}
+        if s.kind == "yarn":
+            scaled |= {"beta_slow": s.low, "beta_fast": s.high, "attention_factor": self.magnitude}
+        if s.kind != "linear":
+            scaled["original_max_position_embeddings"] = s.original
+        return {"rope_theta": self.base, "rope_scaling": scaled}
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,17 @@ class Tokenizer:
         """One token as people read it, control tokens by their name."""
         return self.bytes[token].decode("utf-8", "replace") or self._texts[token]
 
+    def described(self) -> dict[str, Any]:
+        """The content of a tokenizer.json that says the same."""
+        whole: dict[str, Any] = json.loads(self._bpe.to_str())
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        whole["added_tokens"] = [
+            {"id": i, "content": text, "special": text in self.control, **plain} for text, i in self.placed.items()
+        ]
+        return whole | {
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+        }
+
     def least_tokens(self, text: str) -> int:
         """A lower bound of `len(encode(text))` that costs nothing: refuses a huge prompt before it is encoded."""
         return len(text.encode("utf-8", "replace")) // self.longest

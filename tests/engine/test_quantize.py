@@ -1,0 +1,161 @@
+"""Matrices and whole models in few bits: what is written is read, and GPTQ hurts less than plain rounding."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.backends.engine import quantize_job as job
+from trimtab.backends.engine.checkpoint import open_checkpoint, unpack
+from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
+from trimtab.backends.engine.gptq import Hessian, to_least_error
+from trimtab.backends.engine.perplexity import perplexity
+from trimtab.backends.engine.quantize import Plan, quantize
+from trimtab.backends.engine.reference import Reference
+from trimtab.backends.engine.rounding import to_nearest
+from trimtab.backends.engine.tokenizer import Tokenizer
+from trimtab.gateway.cli import main
+from trimtab.protocol.errors import ModelUnavailable
+
+TEXTS = [[5, 100, 7, 7, 230, 41, 3, 99, 12, 64], [8, 9, 10, 44, 5, 6, 200], list(range(3, 60))]
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(0, 99), st.sampled_from([2, 3, 4, 8]), st.sampled_from([8, 32, 64]), st.floats(-3, 3))
+def test_the_nearest_point_is_at_most_half_a_step_away(seed, bits, group, shift):
+    weight = normal(seed, 6, 64) + shift
+    rounded = to_nearest(weight, bits, group)
+    away = (rounded.floats() - weight).abs().view(6, -1, group)
+    # The scale's own rounding to float16 moves the ends a little, and zero must be a point.
+    assert (away <= rounded.grid.scale[:, :, None] * (0.51 + 2**-11 * 2**bits)).all()
+    np.testing.assert_allclose(unpack(rounded.four_bits()), rounded.floats(), atol=1e-5) if bits == 4 else None
+
+
+@pytest.mark.parametrize("sort", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gptq_disturbs_the_products_less_than_rounding_to_nearest(sort, symmetric):
+    mix = normal(1, 96, 96) / 10 + torch.diag(normal(2, 96).exp())
+    x, weight = normal(3, 2000, 96) @ mix, normal(4, 40, 96)
+    moments = Hessian(96)
+    for part in x.split(300):
+        moments.add(part)
+    torch.testing.assert_close(moments.mean(), x.T @ x / 2000, rtol=1e-3, atol=1e-2)
+    fresh = normal(5, 2000, 96) @ mix
+    errors = [
+        ((rounded.floats() - weight) @ fresh.T).square().mean()
+        for rounded in (
+            to_least_error(weight, moments.mean(), 4, 32, symmetric, sort),
+            to_nearest(weight, 4, 32, symmetric),
+        )
+    ]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_inputs_that_were_never_seen_are_rounded_to_nearest():
+    weight, x = normal(6, 8, 64), normal(7, 500, 64)
+    x[:, 5] = 0
+    rounded = to_least_error(weight, x.T @ x / 500, 4, 32)
+    assert torch.equal(rounded.q[:, 5], to_nearest(weight, 4, 32).q[:, 5])
+    nothing = to_least_error(weight, torch.zeros(64, 64), 4, 32)
+    assert torch.equal(nothing.q, to_nearest(weight, 4, 32).q)
+
+
+def test_fewer_rows_than_inputs_are_enough_and_no_numbers_are_an_error():
+    x = normal(8, 3, 64)
+    assert to_least_error(normal(9, 8, 64), x.T @ x / 3, 4, 32).q.shape == (8, 64)
+    with pytest.raises(RuntimeError):
+        to_least_error(normal(9, 8, 64), torch.full((64, 64), float("nan")), 4, 32)
+
+
+@pytest.fixture(scope="module")
+def original(write_gguf):
+    return GgufCheckpoint(write_gguf("F32"))
+
+
+def test_perplexity_is_that_of_the_logits(original):
+    reference = Reference(original)
+    losses = [
+        torch.nn.functional.cross_entropy(reference.forward(t)[:-1], torch.tensor(t[1:]), reduction="none")
+        for t in TEXTS
+    ]
+    assert perplexity(reference, TEXTS) == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+def test_a_written_model_is_the_one_that_was_measured(original, method, tmp_path):
+    told = []
+    cost = quantize(original, Plan(method), TEXTS, TEXTS, tmp_path / "out", lambda *at: told.append(at))
+    assert told == [(i, 4) for i in (1, 2, 3, 4)]
+    checkpoint = open_checkpoint(tmp_path / "out")
+    # Norms and the embedding are float16 in the file.
+    assert perplexity(Reference(checkpoint), TEXTS) == pytest.approx(cost.after, rel=2e-3)
+    assert cost.before == pytest.approx(perplexity(Reference(original), TEXTS))
+    assert checkpoint.four_bits("layers.1.down").group == 32
+    assert checkpoint.template == original.template
+
+
+def test_a_written_tokenizer_reads_the_same(original, tmp_path):
+    quantize(original, Plan("rtn"), [], TEXTS, tmp_path)
+    ours, theirs = (Tokenizer(c.vocabulary) for c in (open_checkpoint(tmp_path), original))
+    text = "hello world 12 <|im_end|> naïve 🙂"
+    assert ours.encode(text) == theirs.encode(text)
+    assert (ours.ends, ours.control, ours.begin) == (theirs.ends, theirs.control, theirs.begin)
+
+
+def test_groups_that_do_not_fit_are_an_error_before_any_work(original):
+    with pytest.raises(ModelUnavailable, match="hidden width is 64") as e:
+        quantize(original, Plan(group=48), TEXTS, TEXTS)
+    assert "64, 96" in e.value.detail
+
+
+def test_texts_that_measure_never_calibrate(original, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text number {i}"}) + "\n" for i in range(40)))
+    calibrate, measure = job.pieces(Tokenizer(original.vocabulary), [path], 10_000)
+    assert (len(calibrate), len(measure)) == (30, 10)
+    assert not {tuple(t) for t in calibrate} & {tuple(t) for t in measure}
+    assert len(job.pieces(Tokenizer(original.vocabulary), [path], 100)[0]) < 30
+
+
+def test_python_itself_has_texts(original):
+    calibrate, measure = job.pieces(Tokenizer(original.vocabulary), [], 5000)
+    assert sum(map(len, calibrate)) >= 5000
+    assert measure
+
+
+def test_the_command_writes_a_model_and_says_what_it_cost(write_gguf, tmp_path, capsys):
+    out = tmp_path / "small"
+    command = ["quantize", str(write_gguf("F16")), "--tokens", "600", "--out", str(out)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "perplexity" in said
+    assert f"serve it with  weights: {out}" in said
+    assert open_checkpoint(out).shape.layers == 2
+    assert main(command) == 1
+    assert "already holds a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--group", "48"], "groups of 48"),
+        (["--bits", "3", "--out", "x"], "only 4 bits"),
+        (["--data", "no-such-file"], "no-such-file"),
+    ],
+)
+def test_what_cannot_be_done_is_said(write_gguf, capsys, words, says):
+    assert main(["quantize", str(write_gguf("F32")), "--tokens", "300", *words]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_line_without_a_text_is_named(tmp_path, write_gguf, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "?"}\n')
+    assert main(["quantize", str(write_gguf("F32")), "--data", str(path)]) == 1
+    assert "none of the fields text" in capsys.readouterr().err
