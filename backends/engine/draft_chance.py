@@ -34,6 +34,7 @@ class Record:
     last: Draft = NOTHING
     chances: Sequence[float] = ()
     drafted: bool = False  # whether anything was verified at the last step
+    due: bool = False  # whether what the step says of it is to be entered in the ledger
     rest: dict[str, tuple[int, int]] = field(default_factory=dict)  # of drafters that cost: steps to wait, and had to
 
 

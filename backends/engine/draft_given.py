@@ -11,22 +11,28 @@ from collections.abc import Sequence
 from ...protocol.errors import InvalidRequest
 from ...protocol.messages import Request
 from .draft import NOTHING, Draft
+from .draft_best import join, trusting
 from .draft_ngrams import Ngrams, confidence
 
 _MOST = 32_768  # tokens of the text; what is longer is no answer to be
+_OTHERS = 3  # further places that a tree goes on from
+_DOUBT = 0.6  # how sure those are, beside a match as long anywhere
 _NEAR = 24  # tokens around the walk within which a single token in common is enough to go on from
 
 
 class GivenDrafter:
-    """A Drafter of one answer beside `given`, tokens of the text; `prompt` is the number of the prompt's tokens."""
+    """A Drafter of one answer beside `given`, tokens of the text; `prompt` is the number of the prompt's tokens.
+
+    With `tree` it also goes on from other places in the text that the last tokens stand before.
+    """
 
     name = "given"
 
-    def __init__(self, given: Sequence[int], prompt: int) -> None:
+    def __init__(self, given: Sequence[int], prompt: int, *, tree: bool = False) -> None:
         self._given = list(given[:_MOST])
         self._index = Ngrams()
         self._index.grow(self._given, _MOST)
-        self._seen = prompt
+        self._prompt, self._seen, self._tree = prompt, prompt, tree
         self._at = 0  # what comes next, if the walk is right
         self._run = 1  # tokens in common up to here, the beginning as one; below zero: how many have differed
         self._right, self._tried = 1.0, 2.0  # of the guesses while walking, the recent ones counted most
@@ -35,10 +41,22 @@ class GivenDrafter:
         for i in range(self._seen, len(tokens)):
             self._step(tokens, i)
         self._seen = max(self._seen, len(tokens))
-        said = self._given[self._at : self._at + most] if most > 0 else []
-        if not said:
-            return NOTHING
+        drafts = [draft for draft in (self._onward(most), *self._elsewhere(tokens, most)) if draft.tokens]
+        return drafts[0] if len(drafts) == 1 else join(drafts, trusting, most) if drafts else NOTHING
+
+    def _onward(self, most: int) -> Draft:
+        said = self._given[self._at : self._at + max(0, most)]
         return Draft(tuple(said), (), tuple(self._sure(i) for i in range(len(said))), self.name)
+
+    def _elsewhere(self, tokens: Sequence[int], most: int) -> list[Draft]:
+        answer = tokens[max(self._prompt, len(tokens) - 64) :] if self._tree and most > 0 else []
+        match = self._index.find(self._given, answer) if answer else None
+        if match is None:
+            return []
+        nearest = sorted((p for p in match.places if p != self._at), key=lambda p: (abs(p - self._at), p))
+        sure = tuple(_DOUBT * confidence(match.length + i) for i in range(most))
+        texts = [self._given[place : place + most] for place in nearest[:_OTHERS]]
+        return [Draft(tuple(said), (), sure[: len(said)], self.name) for said in texts]
 
     def close(self, tokens: Sequence[int], whole: bool) -> None:
         """Nothing is kept."""

@@ -56,20 +56,22 @@ class Lengths:
         self._look_after = _LOOK[0]
         self._plain_due: dict[int, tuple[int, int]] = {}  # by rows: drafting steps left until a plain one, and in all
 
-    def choose(self, wants: Sequence[Want], rows: int, kv_tokens: int, room: int) -> list[Draft]:
+    def choose(self, wants: Sequence[Want], rows: int, kv_tokens: int, room: int, others: int = 0) -> list[Draft]:
         """What to verify of each want, in their order.
 
         `rows` are those the step computes without any draft, one or more of each want among them; `kv_tokens` the keys
-        and values that it reads, in tokens; `room` is how many rows more there may be.
+        and values that it reads, in tokens; `room` is how many rows more there may be; `others` how many answers get a
+        token in the step though nothing is guessed for them.
         """
         nodes: list[tuple[float, int, int]] = []
         for w, want in enumerate(wants):
             record = want.record
+            record.due = True
             record.last, record.chances = want.draft, self.chances.of(record, want.draft)
             nodes += [(p, w, i) for i, p in enumerate(paths(want.draft, record.chances)) if p >= _NO_CHANCE]
         # Parents first among equals, so that any beginning of the list is made of whole trees.
         nodes.sort(key=lambda node: (-node[0], node[1], node[2]))
-        taken = self._best(nodes[: max(0, room)], wants, rows, kv_tokens) if nodes else 0
+        taken = self._best(nodes[: max(0, room)], wants, others, rows, kv_tokens) if nodes else 0
         if taken and self._shall_be_plain(rows):
             taken = 0
         self._ledger.begin(len(wants), sum(chance for chance, _, _ in nodes[:taken]))
@@ -83,7 +85,9 @@ class Lengths:
 
     def learn(self, record: Record, emitted: Sequence[int]) -> int:
         """The answer's tokens of this step, the target's own; gives how many of them had been guessed."""
-        self._ledger.add(len(emitted))
+        if record.due:
+            self._ledger.add(len(emitted))
+            record.due = False
         return self.chances.learn(record, emitted)
 
     def timed(self, rows: int, kv_tokens: int, seconds: float) -> None:
@@ -113,11 +117,13 @@ class Lengths:
             return length
         return self._after_rest(record, source)
 
-    def _best(self, nodes: Sequence[tuple[float, int, int]], wants: Sequence[Want], rows: int, kv_tokens: int) -> int:
+    def _best(
+        self, nodes: Sequence[tuple[float, int, int]], wants: Sequence[Want], others: int, rows: int, kv_tokens: int
+    ) -> int:
         """How many of the likeliest nodes make the most tokens a second."""
         seconds = self.cost.curve(rows, rows + len(nodes), kv_tokens)
         before = any(want.record.drafted for want in wants)
-        tokens = float(len(wants))
+        tokens = float(len(wants) + others)
         plain = tokens / seconds[0] * (_STAY if before else _BEGIN)
         best, taken = plain, 0
         honest = self._ledger.honesty

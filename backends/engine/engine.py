@@ -220,7 +220,8 @@ class Engine:
             if s.guess is not None and (draft := self._proposed(s, s.guess, most)).tokens:
                 asked.append((i, s.guess, draft))
         rows = len(answers) + sum(reads(self.options.limits, len(answers), [s.pending for s in prompts]))
-        chosen = self.guesses.choose([(g, d) for _, g, d in asked], rows, sum(s.computed for s in answers), room)
+        others, computed = len(answers) - len(asked), sum(s.computed for s in answers)
+        chosen = self.guesses.choose([(g, d) for _, g, d in asked], rows, computed, room, others)
         for (i, _, _), draft in zip(asked, chosen, strict=True):
             out[i] = draft
         return out

@@ -41,7 +41,7 @@ class Guesses:
         if not self._most:
             return None
         record, suffix = Record(), SuffixDrafter()
-        drafters: list[Drafter] = [GivenDrafter(text, prompt) for text in given]
+        drafters: list[Drafter] = [GivenDrafter(text, prompt, tree=self._tree) for text in given]
         drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
         best = BestDrafter(drafters, lambda draft: self._lengths.chances.of(record, draft), tree=self._tree)
         return Guess(best, suffix, record)
@@ -50,10 +50,12 @@ class Guesses:
         """What could follow `tokens`, at most `room` tokens of it."""
         return guess.drafter.propose(tokens, min(self._most, room))
 
-    def choose(self, guesses: List[tuple[Guess, Draft]], rows: int, kv_tokens: int, room: int) -> list[Draft]:
+    def choose(
+        self, guesses: List[tuple[Guess, Draft]], rows: int, kv_tokens: int, room: int, others: int = 0
+    ) -> list[Draft]:
         """How much of each draft is worth a place among `room` more rows; as Lengths.choose."""
         wants = [Want(guess.record, draft) for guess, draft in guesses]
-        return self._lengths.choose(wants, rows, kv_tokens, room) if wants else []
+        return self._lengths.choose(wants, rows, kv_tokens, room, others) if wants else []
 
     def learn(self, guess: Guess, emitted: List[int]) -> None:
         """The answer's new tokens, the target's own."""

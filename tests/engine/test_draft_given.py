@@ -69,6 +69,17 @@ def test_any_text_with_any_answer_guesses_only_its_own_words(text, answer, most)
     assert 1 <= steps(text, answer, most) <= len(answer)
 
 
+def test_a_tree_goes_on_from_other_places_too():
+    text = [2, 3, 4, 9, 9, 9, 2, 3, 7, 8]
+    tree = GivenDrafter(text, 3, tree=True).propose([*PROMPT, 2, 3], 8)
+    assert GivenDrafter(text, 3).propose([*PROMPT, 2, 3], 8).chain
+    assert tree.tokens[0] == 4
+    assert {token for token, parent in zip(tree.tokens, tree.parents, strict=True) if parent == -1} == {4, 7}
+    assert {tree.source_of(i) for i in range(len(tree.tokens))} == {"given"}
+    assert len(GivenDrafter(text, 3, tree=True).propose([*PROMPT, 2, 3], 3).tokens) == 3
+    assert GivenDrafter(text, 3, tree=True).propose(PROMPT, 3).chain
+
+
 def test_a_text_of_one_word_a_hundred_thousand_times_over():
     drafter = GivenDrafter([7] * 100_000, 1)
     assert drafter.propose([1, 7, 7, 8, 7], 4).tokens == (7,) * 4

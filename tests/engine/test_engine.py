@@ -113,7 +113,7 @@ def always(monkeypatch):
     """Every guess is verified, worth it or not: tiny models make few that are."""
     monkeypatch.setattr(
         "trimtab.backends.engine.draft_length.Lengths.choose",
-        lambda self, wants, rows, kv, room: [self._all(w, room // max(1, len(wants))) for w in wants],
+        lambda self, wants, rows, kv, room, others=0: [self._all(w, room // max(1, len(wants))) for w in wants],
     )
     monkeypatch.setattr("trimtab.backends.engine.draft_length.Lengths._all", staticmethod(every_guess), raising=False)
 
