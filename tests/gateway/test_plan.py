@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+import yaml
 from harness import KEY, OTHER_KEY, Running, Serve, over
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from trimtab.gateway import planning
 from trimtab.gateway.admit import EXPECTED_OUTPUT, Admit, prompt_size
 from trimtab.gateway.catalogue import Catalogue, Served
 from trimtab.gateway.config import Config
+from trimtab.gateway.config_notes import notes
 from trimtab.gateway.limits_local import LocalLimiter
 from trimtab.gateway.planning import Planning, beside
 from trimtab.protocol.errors import BudgetExceeded
@@ -321,3 +323,16 @@ def test_a_policy_that_rests_on_the_plan_needs_it() -> None:
     with pytest.raises(ValueError, match="rest on it"):
         OutputPolicy(plan=False, cap=True)
     assert OutputPolicy.not_built == frozenset()
+
+
+def test_the_documents_example_is_a_good_configuration() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "length.md").read_text()
+    written = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    written["tenants"]["acme"]["keys"] = ["sha256:" + "a" * 64]
+    made = Config.model_validate(written, context={"environ": {}})
+    assert list(notes(made, written)) == []
+    policy = made.tenants["acme"].policy.output
+    assert policy.cap
+    assert policy.reasoning
+    assert policy.shape.style == "token_budget"
+    assert made.models["local"].slots == 4
