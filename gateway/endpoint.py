@@ -372,7 +372,7 @@ def _about_route(exchange: Exchange) -> Headers:
     reason = next((line.reason for line in exchange.receipt.lines if line.stage == "route"), None) or ""
     return [
         (b"x-trimtab-route", routed.chose.encode("ascii", "replace")),
-        (b"x-trimtab-route-reason", reason.encode("ascii", "replace")),
+        (b"x-trimtab-route-reason", "".join(c if " " <= c <= "~" else "?" for c in reason).encode()),
     ]
 
 

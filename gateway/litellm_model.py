@@ -170,5 +170,6 @@ def _per_million(per_token: Any) -> Decimal:
 
 
 def _size(info: Reading) -> dict[str, Any]:
-    size = info.take("max_output_tokens", ("max_output_tokens",))
-    return {} if size is None else {"max_output_tokens": size}
+    asked = {"max_output_tokens": "max_output_tokens", "max_input_tokens": "context_tokens"}
+    sizes = {ours: info.take(theirs, (ours,)) for theirs, ours in asked.items()}
+    return {ours: size for ours, size in sizes.items() if size is not None}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..protocol.errors import (
     CircuitOpen,
+    ContextTooLong,
     GatewayError,
     TrimtabError,
     UpstreamAnswered,
@@ -54,7 +55,7 @@ class RetryPolicy:
         same target: whoever was too slow is likely to be so again, and the client has waited already.
         """
         hopeless = isinstance(error, UpstreamTimeout | CircuitOpen | GatewayError | UpstreamRefusedKey)
-        if attempt >= self.attempts or hopeless or not worth_another(error):
+        if attempt >= self.attempts or hopeless or too_long(error) or not worth_another(error):
             return None
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= self.longest_retry_after else None
@@ -65,8 +66,17 @@ class RetryPolicy:
 
 def worth_another(error: TrimtabError) -> bool:
     """Whether another call, here or at a fallback, could go better."""
+    if too_long(error):
+        return True  # somebody else's context may be larger
     if isinstance(error, UpstreamAnswered):
         return error.transient
     if isinstance(error, GatewayError | UpstreamRefusedKey):
         return True  # a backend of ours that is full, not loaded, or has no such verb, or a key that one refuses
     return isinstance(error, UpstreamError) and error.retryable
+
+
+def too_long(error: TrimtabError) -> bool:
+    """Whether the request does not fit the model's context, as we say it or as an upstream does."""
+    if isinstance(error, UpstreamAnswered):
+        return error.upstream_status in (400, 413) and b'"context_length_exceeded"' in error.body
+    return isinstance(error, ContextTooLong)

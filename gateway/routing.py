@@ -175,10 +175,16 @@ class Routing:
     # What became of it.
 
     def settled(self, exchange: Exchange, outcome: str) -> None:
-        """An exchange is over. Never waits and never raises."""
+        """An exchange is over. Never waits and never raises: its client has been answered."""
         decision = exchange.facts.pop(FACT, None)
         if not isinstance(decision, Decision):
             return
+        try:
+            self._settled(decision, exchange, outcome)
+        except Exception:
+            log.exception("nothing is learnt from the request %s", exchange.id)
+
+    def _settled(self, decision: Decision, exchange: Exchange, outcome: str) -> None:
         receipt, ask = exchange.receipt, decision.asking
         if ask.policy.usd_per_day is not None:
             charged = receipt.cost_microusd if receipt.target in self._routes.large else 0

@@ -10,6 +10,7 @@ from trimtab.gateway.retry import RetryBudget, RetryPolicy, worth_another
 from trimtab.protocol.errors import (
     CircuitOpen,
     ContextTooLong,
+    InvalidRequest,
     NotSupported,
     Overloaded,
     TrimtabError,
@@ -60,10 +61,17 @@ def test_waits_are_bounded(attempt: int, jitter: float) -> None:
 
 
 def test_a_fallback_is_not_asked_what_the_client_got_wrong() -> None:
-    assert not worth_another(ContextTooLong("too long"))
+    assert not worth_another(InvalidRequest("no such field"))
     assert not worth_another(UpstreamAnswered(400, b""))
     assert worth_another(UpstreamTimeout("total", 1))
     assert worth_another(UpstreamAnswered(429, b""))
+
+
+def test_what_does_not_fit_one_model_may_fit_another() -> None:
+    body = b'{"error":{"message":"...","code":"context_length_exceeded"}}'
+    for error in (ContextTooLong("too long"), UpstreamAnswered(400, body)):
+        assert worth_another(error)
+        assert RetryPolicy().wait(error, 1, 0.5) is None, "but not this one, asked again"
 
 
 def test_a_backend_of_ours_that_cannot_is_left_at_once_for_the_next_target() -> None:

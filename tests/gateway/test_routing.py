@@ -231,6 +231,73 @@ async def test_the_share_that_is_asked_for_comes_about(
         assert line["score"] == pytest.approx(good["large"] - good["small"], abs=2e-4)
 
 
+async def test_a_days_money_is_kept_over_a_restart(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
+) -> None:
+    config = routed(upstream, usd_per_day=0.002, explore=0.0)
+    async with serve(config) as running:
+        desk = Desk(running, session)
+        got = [await desk.ask(problem(at)) for at in range(40)]
+        await running.settled()
+        assert "large" in got
+        assert got[-1] == "small"
+        spent = await running.gateway.ledger.spent_on("acme", ("large",), 0)
+        assert 0 < spent <= 2_000
+        other = Desk(running, session, OTHER_KEY)
+        assert "large" in [await other.ask(problem(at)) for at in range(20)], "each tenant has money of its own"
+    config["tenants"]["acme"]["policy"]["route"]["usd_per_day"] = spent / 1e6
+    async with serve(config) as running:
+        desk = Desk(running, session)
+        assert await desk.ask(problem(41)) == "small", "a restart is no fresh money"
+        assert await desk.ask(PROOFS[0]) == "small"
+        assert "the day's money is spent" in (await desk.line())["reason"]
+        upstream.use({"models": {"small": {"faults": {"status": 500}}}})
+        before = calls(upstream, "large")
+        await desk.ask(problem(42), status=500)
+        assert calls(upstream, "large") == before, "without money it does not stand in either"
+
+
+async def test_worth_needs_a_calibration_of_the_very_pair(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
+) -> None:
+    async with serve(routed(upstream, value=1)) as running:
+        desk = Desk(running, session)
+        assert await desk.ask(problem(1)) == "large"
+        assert "calibration of this very pair" in (await desk.line())["reason"]
+
+
+# Rules and capabilities.
+
+
+async def test_rules_go_before_the_goal(serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession) -> None:
+    rules = [
+        {"goes": "small", "name": "cheap\r\nx-evil: ü", "tag": "cheap"},
+        {"goes": "large", "tag": "legal", "only": True},
+        {"goes": "small", "header": {"X-Team": "search"}},
+        {"goes": "spare", "prompt": ["translate * german", "übersetze"]},
+        {"goes": "elsewhere", "tag": "legal"},
+    ]
+    config = routed(upstream, large_only=True, rules=rules)
+    config["routes"]["auto"]["fallbacks"] = ["spare"]
+    config["models"]["elsewhere"] = {"backend": "fake"}
+    config["routes"]["other"] = {"small": "elsewhere", "large": "large"}
+    async with serve(config) as running:
+        desk = Desk(running, session)
+        assert await desk.ask("hi") == "large"
+        assert await desk.ask("hi", headers={"x-trimtab-tags": "a, cheap"}) == "small"
+        assert (await desk.line())["reason"] == "rule cheap\r\nx-evil: ü"
+        assert desk.last["x-trimtab-route-reason"] == "rule cheap??x-evil: ?"
+        assert await desk.ask("hi", headers={"x-team": "search"}) == "small"
+        assert await desk.ask("hi", headers={"x-team": "sales"}) == "large"
+        assert await desk.ask("Please TRANSLATE this to German.") == "spare"
+        assert await desk.ask("Übersetze das.") == "spare"
+        upstream.use({"models": {"large": {"faults": {"status": 500}}, "small": {"faults": {"status": 500}}}})
+        assert await desk.ask("hi", headers={"x-trimtab-tags": "cheap"}) == "spare", "the route's fallback"
+        upstream.use({"models": {"large": {"faults": {"status": 500}}}})
+        assert await desk.ask("hi", headers={"x-trimtab-tags": "legal"}) == "spare", "but never the small one"
+        assert calls(upstream, "small") == 3
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -260,6 +327,18 @@ async def test_who_cannot_is_not_asked(
             == "large"
         )
         assert "small cannot" in (await desk.line())["reason"]
+
+
+async def test_what_does_not_fit_the_small_model_goes_to_the_large_one(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession
+) -> None:
+    """Also where nobody said how much fits."""
+    error = {"status": 400, "body": {"error": {"message": "too long", "code": "context_length_exceeded"}}}
+    upstream.use({"models": {"small": {"faults": error}}})
+    async with serve(routed(upstream, rules=[{"goes": "small", "tag": "a"}])) as running:
+        desk = Desk(running, session)
+        assert await desk.ask("hi", headers={"x-trimtab-tags": "a"}) == "large"
+        assert (await desk.receipt())["attempts"] == 2
 
 
 async def test_a_model_that_rests_is_not_asked_first(
