@@ -202,7 +202,8 @@ def _choice(x: torch.Tensor, weight: Int4Weight, invariant: bool) -> dict[str, i
     """The shape of the launch. Without a table: as wide as the rows, and split until the chip is full."""
     rows = 1 if invariant else x.shape[0]
     spans = weight.codes.shape[0]
-    wide = min(max(power_of_two(rows), 16), 128)
+    plain = x.dtype == torch.float32  # no tensor core takes it: small tiles, or registers spill
+    wide = 16 if plain else min(max(power_of_two(rows), 16), 128)
     defaults = {
         "BLOCK_M": wide,
         "BLOCK_N": 64 if wide < 64 else 128,
@@ -211,9 +212,10 @@ def _choice(x: torch.Tensor, weight: Int4Weight, invariant: bool) -> dict[str, i
         "DENSE_FROM": 1024,
         "SPLITS": 0,
         "num_warps": 4 if wide < 128 else 8,
-        "num_stages": 4,
+        "num_stages": 2 if plain else 4,
     }
-    choice = tuned("w4a16", x.device, defaults, rows=rows, out=weight.rows, columns=weight.columns, group=weight.group)
+    sizes = {"rows": rows, "out": weight.rows, "columns": weight.columns, "group": weight.group, "bits": 8 * x.itemsize}
+    choice = tuned("w4a16", x.device, defaults, **sizes)
     if not choice["SPLITS"]:
         tiles = blocks(rows, choice["BLOCK_M"]) * blocks(weight.rows, choice["BLOCK_N"])
         choice["SPLITS"] = splits_for(tiles, spans, multiprocessors(x.device))

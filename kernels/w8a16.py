@@ -164,15 +164,16 @@ def w8a16(
 
 
 def _choice(x: torch.Tensor, n: int, steps: int, rows: int) -> dict[str, int]:
-    wide = min(max(power_of_two(rows), 16), 128)
+    plain = x.dtype == torch.float32  # no tensor core takes it: small tiles, or registers spill
+    wide = 16 if plain else min(max(power_of_two(rows), 16), 128)
     defaults = {
         "BLOCK_M": wide,
         "BLOCK_N": 64 if wide < 64 else 128,
         "SPLITS": 0,
         "num_warps": 4 if wide < 128 else 8,
-        "num_stages": 4,
+        "num_stages": 2 if plain else 4,
     }
-    choice = tuned("w8a16", x.device, defaults, rows=rows, out=n, columns=x.shape[1])
+    choice = tuned("w8a16", x.device, defaults, rows=rows, out=n, columns=x.shape[1], bits=8 * x.itemsize)
     if not choice["SPLITS"]:
         tiles = blocks(rows, choice["BLOCK_M"]) * blocks(n, choice["BLOCK_N"])
         choice["SPLITS"] = splits_for(tiles, steps, multiprocessors(x.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from hypothesis import settings
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.config import Config
 from trimtab.gateway.server import Server, bind, build, uvicorn_config
+
+# Triton decides when it is first imported whether it interprets kernels; without a GPU it can do nothing else.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # How long an example takes is the machine's affair: a pause of its own must fail no test.
 settings.register_profile("unhurried", deadline=None)

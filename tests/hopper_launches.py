@@ -74,19 +74,22 @@ def product_calls() -> Iterator[Call]:
         levels = torch.randint(0, 16, (1024, 4096 // group))
         more: dict[str, Any] = {kind: levels if kind == "zeros" else levels.half()} if kind else {}
         four = pack_int4(torch.randint(0, 16, (1024, 4096)), torch.ones(levels.shape).half(), group=group, **more)
-        for rows in (1, 32, 256, 2048):
+        for rows in (1, 256, 2048):
             for dtype in (BF16, FP16) if rows == 1 else (BF16,):
                 x = torch.randn(rows, 4096).to(dtype)
                 yield (
                     f"4 bits, g{group} {kind}, {rows} rows {dtype}",
                     lambda x=x, w=four: w4a16_file.w4a16(x, w, x[0, :1024]),
                 )
+        if group == 128 and not kind:
+            x = torch.randn(256, 4096)
+            yield f"4 bits, g{group} {kind}, 256 rows fp32", lambda x=x, w=four: w4a16_file.w4a16(x, w)
     eight = torch.randn(1024, 4096)
     for group in (0, 32):
         weight = pack_int8(eight, group)
-        for rows in (1, 256):
-            x = torch.randn(rows, 4096).to(BF16)
-            yield f"8 bits, g{group}, {rows} rows", lambda x=x, w=weight: w8a16(x, w, x[0, :1024])
+        for rows, dtype in ((1, BF16), (256, BF16), (256, BF16 if group else torch.float32)):
+            x = torch.randn(rows, 4096).to(dtype)
+            yield f"8 bits, g{group}, {rows} rows {dtype}", lambda x=x, w=weight: w8a16(x, w, x[0, :1024])
 
 
 def token_calls() -> Iterator[Call]:

@@ -20,6 +20,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,6 +134,10 @@ def figures(case: Any, times: Mapping[str, Any], limits: Any) -> list[Any]:
         **{f"vs_{name}": (time.ms / ours, "times") for name, time in times.items() if name != OURS},
     }
     rows = [Row.over(f"{case.name}/ms", time.rounds, unit="ms", system=name) for name, time in times.items()]
+    if "ms" in case.bars:
+        limit = case.bars["ms"]
+        ours_at = list(times).index(OURS)
+        rows[ours_at] = replace(rows[ours_at], bar=limit.must, holds=limit.holds(ours))
     for metric, (value, unit) in found.items():
         if value or metric in case.bars:
             rows.append(held(f"{case.name}/{metric}", value, unit, case.bars.get(metric)))

@@ -45,9 +45,32 @@ WARPS, STAGES = (2, 4, 8), (2, 3, 4, 5, 6)
 
 def searches() -> list[Search]:
     """In the order of the table: the first entry whose limits hold is used, so narrow ones come first."""
+    return [*attention(), *products(), *rows_and_tokens()]
+
+
+def attention() -> list[Search]:
+    """Blocks of a plan are its own; what is found here is how many warps and stages each takes."""
+    found = []
+    steps = {16: "decode/b64_4k", 32: "verify/b8_8k_q8", 64: "verify/b8_8k_q16", 128: "verify/b8_8k_tree32"}
+    for block, case in steps.items():
+        upto = {"block": block, "d": 128}
+        found.append(Search("paged_attention", case, upto, {"num_warps": (2, 4, 8), "num_stages": STAGES}))
+    grid = {
+        "block": (64, 128),
+        "tile": (32, 64, 128),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4),
+        "descriptors": (0, 1),
+        "specialised": (0, 1),
+    }
+    found.append(Search("prefill_attention", "prompt/8k_d64", {"rows": LARGEST, "d": 64}, grid))
+    return [*found, Search("prefill_attention", "prompt/8k", {"rows": LARGEST, "d": 128}, grid)]
+
+
+def products() -> list[Search]:
     found = []
     for out, columns, wide in ((4096, 14336, 4096), (28672, 4096, LARGEST)):
-        shape = {"out": wide}
+        shape = {"out": wide, "bits": 16}
         few = {
             "BLOCK_N": (64, 128),
             "SPLITS": (0, 1, 2, 4, 8, 16),
@@ -74,6 +97,11 @@ def searches() -> list[Search]:
             found.append(Search("w8a16", f"w8a16/{out}x{columns}_m{rows}", {"rows": rows, **shape}, bytes_few))
         tall = {"BLOCK_M": (64, 128, 256), "BLOCK_N": (64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
         found.append(Search("w8a16", f"w8a16/{out}x{columns}_m256", {"rows": LARGEST, **shape}, tall))
+    return found
+
+
+def rows_and_tokens() -> list[Search]:
+    found = []
     for rows, upto in ((1, 16), (256, 1024), (8192, LARGEST)):
         found += [
             Search("rms_norm", f"norm/{rows}x4096", {"rows": upto, "columns": 4096}, {"num_warps": (1, 2, 4, 8, 16)}),
