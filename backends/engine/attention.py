@@ -122,7 +122,8 @@ class Bags:
 class Tile:
     """Many rows of one sequence, one after another."""
 
-    def __init__(self, span: Span, memory: Memory, heads: int, sight: Sight) -> None:
+    def __init__(self, spans: Sequence[Span], memory: Memory, heads: int, sight: Sight) -> None:
+        [span] = spans
         self.row, self.count = span.row, span.count
         self._memory, self._heads = memory, heads
         page, end = memory.page, span.before + span.count

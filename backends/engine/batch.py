@@ -5,7 +5,7 @@ Knows tokens, positions and pages; nothing of requests, of weights or of why a r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,21 +45,22 @@ class Batch:
     sequences given; `parts` cover all rows in order."""
 
     def __init__(self, sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight, tiles: bool) -> None:
-        few = [i for i, s in enumerate(sequences) if not _tiled(s, heads, tiles)]
-        few.sort(key=lambda i: len(sequences[i].pages))
-        many = [i for i, s in enumerate(sequences) if _tiled(s, heads, tiles)]
-        spans, row = {}, 0
-        for i in few + many:
+        groups = _grouped(sequences, memory, heads, tiles)
+        order = [i for group in groups for i in group.members]
+        spans: dict[int, Span] = {}
+        row = 0
+        for i in order:
             s = sequences[i]
             spans[i] = Span(row, len(s.tokens), s.before, s.pages, s.paths)
             row += len(s.tokens)
-        self.parts: list[Part] = [Bags(g, memory, heads, sight) for g in _alike([spans[i] for i in few])]
-        self.parts += [Tile(spans[i], memory, heads, sight) for i in many]
+        self.parts: list[Part] = [
+            group.form([spans[i] for i in group.members], memory, heads, sight) for group in groups
+        ]
         device = memory.values.device
-        ordered = [sequences[i] for i in few + many]
+        ordered = [sequences[i] for i in order]
         self.rows = row
         self.tokens = torch.tensor([t for s in ordered for t in s.tokens], device=device)
-        self.positions = torch.tensor([p for i in few + many for p in spans[i].positions()], device=device)
+        self.positions = torch.tensor([p for i in order for p in spans[i].positions()], device=device)
         self.wanted = torch.tensor(
             [spans[i].row + w for i, s in enumerate(sequences) for w in s.wanted], dtype=torch.int64, device=device
         )
@@ -70,16 +71,36 @@ class Batch:
         self.places = memory.places(slots)
 
 
-def _tiled(s: Rows, heads: int, tiles: bool) -> bool:
-    return tiles and not s.paths and in_tile(len(s.tokens), s.before, heads)
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Sequences, by number, whose attention is one part."""
+
+    form: Callable[[Sequence[Span], Memory, int, Sight], Part]
+    members: list[int]
 
 
-def _alike(spans: Sequence[Span]) -> list[list[Span]]:
-    """Runs of spans, ordered by their pages, that do not differ too much: the shorter are padded to the longest."""
-    groups: list[list[Span]] = []
-    for span in spans:
-        if groups and len(span.pages) <= _UNLIKE * len(groups[-1][0].pages):
-            groups[-1].append(span)
+def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, tiles: bool) -> list[_Group]:
+    every = range(len(sequences))
+    if not memory.turned:
+        from .attention_kernels import Paged
+
+        kinds = [[i for i in every if not sequences[i].paths], [i for i in every if sequences[i].paths]]
+        return [_Group(Paged, kind) for kind in kinds if kind]
+    many = [i for i in every if tiles and not sequences[i].paths and _in_tile(sequences[i], heads)]
+    few = sorted(set(every) - set(many), key=lambda i: len(sequences[i].pages))
+    return [_Group(Bags, group) for group in _alike(sequences, few)] + [_Group(Tile, [i]) for i in many]
+
+
+def _in_tile(s: Rows, heads: int) -> bool:
+    return in_tile(len(s.tokens), s.before, heads)
+
+
+def _alike(sequences: Sequence[Rows], few: Sequence[int]) -> list[list[int]]:
+    """Runs of sequences, ordered by their pages, that do not differ too much: all are padded to the longest."""
+    groups: list[list[int]] = []
+    for i in few:
+        if groups and len(sequences[i].pages) <= _UNLIKE * len(sequences[groups[-1][0]].pages):
+            groups[-1].append(i)
         else:
-            groups.append([span])
+            groups.append([i])
     return groups

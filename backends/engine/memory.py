@@ -33,9 +33,18 @@ class Memory:
     [layers, pages + 1, kv_heads, page, head].
     """
 
-    def __init__(self, shape: Shape, pages: int, dtype: torch.dtype, device: torch.device, page: int = PAGE) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        pages: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        page: int = PAGE,
+        turned: bool | None = None,
+    ) -> None:
+        """`turned` None: as the device wants it."""
         self.page, self.pages = page, pages
-        self.turned = device.type == "cpu"
+        self.turned = device.type == "cpu" if turned is None else turned
         across = (shape.layers, pages + 1, shape.kv_heads)
         keys = (shape.head, page) if self.turned else (page, shape.head)
         self.keys = _zeros((*across, *keys), dtype, device)
@@ -56,7 +65,8 @@ class Memory:
 
     def write(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put [rows, kv_heads, head] keys and values in their places."""
-        head = values.shape[-1]
+        head, dtype = values.shape[-1], self.values.dtype
+        keys, values = keys.to(dtype), values.to(dtype)
         self.values[layer].view(-1, head).index_copy_(0, places.values, values.reshape(-1, head))
         if self.turned:
             self.keys[layer].view(-1).scatter_(0, places.keys, keys.reshape(-1))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+import torch
 
 from trimtab.backends.base import Call, Timeouts
 from trimtab.backends.engine.backend import EngineBackend
@@ -121,6 +122,12 @@ def tiny_model(kind="Q4_1", seed=0, **changes):
         form = "F32" if norm else "Q8_0" if name == "token_embd.weight" else kind
         tensors[name] = (shape, TYPES[form], quantise(x, form))
     return metadata, tensors
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Threads that wait for one another are slow on a machine that is busy with other tests."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

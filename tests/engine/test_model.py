@@ -70,9 +70,10 @@ def model_of(path, compute="float32"):
 class Text:
     """One sequence read through a model, with pages of its own."""
 
-    def __init__(self, model, page=16):
-        self.model, self.length = model, 0
-        self.memory = Memory(model.shape, -(-model.shape.context // page), torch.float32, model.device, page)
+    def __init__(self, model, page=16, turned=None, sight=None):
+        self.model, self.length, self.sight = model, 0, sight or Sight()
+        pages = -(-model.shape.context // page)
+        self.memory = Memory(model.shape, pages, torch.float32, model.device, page, turned)
         self.pages = list(range(1, self.memory.pages + 1))[::-1]
 
     def forward(self, tokens, every=False, paths=()):
@@ -80,7 +81,7 @@ class Text:
         wanted = range(len(tokens)) if every else [len(tokens) - 1]
         rows = Rows(tokens, self.length, used, wanted, paths)
         heads = self.model.shape.heads
-        logits = self.model.forward(Batch([rows], self.memory, heads, Sight(), self.model.tiles), self.memory)
+        logits = self.model.forward(Batch([rows], self.memory, heads, self.sight, self.model.tiles), self.memory)
         self.length += len(tokens)
         return logits
 
@@ -157,3 +158,31 @@ def test_a_context_is_filled_to_its_last_position(tiny):
         logits = text.forward([token % 250])
     assert text.length == 256
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("sight", [Sight(), Sight(window=24, sinks=3)])
+def test_the_kernels_attention_is_the_same_attention(tiny, sight):
+    """Decoding, a tree of guesses and a prompt in pieces, by the kernels room's plain torch."""
+    model, chance = model_of(tiny), random.Random(3)
+    tokens = [chance.randrange(250) for _ in range(100)]
+    draft = Draft((7, 8, 9, 10), (-1, 0, 0, 2), (1.0,) * 4)
+    results = []
+    for turned in (True, False):
+        text = Text(model, turned=turned, sight=sight)
+        parts = [text.forward(tokens[a:b], every=True) for a, b in ((0, 40), (40, 41), (41, 99), (99, 100))]
+        text.length -= 1
+        results.append(torch.cat([*parts, text.forward([tokens[-1], *draft.tokens], True, paths(draft))]))
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sight", [Sight(window=20), Sight(window=16, sinks=5)])
+def test_a_window_hides_what_is_outside_of_it_in_any_pieces(tiny, sight, monkeypatch):
+    model, chance = model_of(tiny, None), random.Random(4)
+    tokens = [chance.randrange(250) for _ in range(120)]
+    text = Text(model, sight=sight)
+    alone = torch.cat([text.forward([t]) for t in tokens])
+    monkeypatch.setattr("trimtab.backends.engine.attention._TILE_WORTH", 0)
+    text = Text(model, sight=sight)
+    pieces = torch.cat([text.forward(tokens[a:b], every=True) for a, b in ((0, 50), (50, 53), (53, 120))])
+    assert torch.equal(alone, pieces)
+    assert not torch.equal(alone[30:], torch.cat([Text(model).forward(tokens, every=True)])[30:])
