@@ -20,6 +20,7 @@ from report import Report, Row, arguments, at_least, at_most
 from route_fit import checked, deferral, fitted
 from route_scores import share_of_broken
 from route_sets import LARGE, SMALL, Labelled, load, parted, without
+from route_stage import p99
 
 from trimtab.routing.cascade import Deferral
 from trimtab.routing.choose import Aim, Candidate, Known, Needs, choose
@@ -197,6 +198,11 @@ def latency(calibration: Calibration, rows: Labelled, count: int) -> Row:
     return at_most("decision p99, without the embedding", float(np.quantile(taken, 0.99)), 2.0, unit="ms", n=count)
 
 
+def stages(rows: Labelled, count: int) -> Row:
+    prompts = list(dict.fromkeys(rows.prompts))[:count]
+    return at_most("plan and route p99, beyond the embedding", p99(prompts), 2.0, unit="ms", n=len(prompts))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__, "labelled prompts to report on")
     parser.add_argument("--vectors", type=Path, metavar="FOLDER", help="keep the prompts' vectors there between runs")
@@ -221,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     calibrations = [fitted([one]) for one in known]
     report.rows += fallbacks(data, known, calibrations)
     report.rows.append(latency(calibrations[0], data[0], 200 if options.quick else 2_000))
+    report.rows.append(stages(data[0], 400 if options.quick else 1_500))
     report.notes.append(
         f"Bars for APGR and promises are the project's. A cascade's CPT counts large calls; its cost row charges both, "
         f"the small call at {SMALL_COST:g} of the large one. Floors: {AUDITS} audits a draw, 95 % confidence."
