@@ -56,10 +56,10 @@ class Loop:
 
     @property
     def ready(self) -> bool:
-        """Whether it is loaded, has decoded a token, and is not stuck in a step."""
+        """Whether it is loaded, has decoded a token, goes on living, and is not stuck in a step."""
         since = self._since
         stuck = since is not None and self._clock() - since > self._stuck_s
-        return self.loaded is not None and self.failure is None and not stuck
+        return self.loaded is not None and self._thread.is_alive() and not stuck
 
     def submit(self, job: Job) -> None:
         """Queue a job. Raises Overloaded when too many wait, Draining when the engine is stopping."""
