@@ -111,10 +111,11 @@ class EngineBackend:
 
 def _load(weights: str, folder: Path | None, settings: Settings, clock: Callable[[], float]) -> Loaded:
     path = obtain(weights, folder, Lines(log.info))
+    small = None if settings.draft_weights is None else obtain(settings.draft_weights, folder, Lines(log.info))
     try:
         from .loaded import load
     except ImportError as e:
         raise ModelUnavailable(
             "the bundled engine is not installed", detail=f"{e}; install it with: pip install 'trimtab[engine]'"
         ) from e
-    return load(path, lambda: datetime.fromtimestamp(clock()), settings)
+    return load(path, lambda: datetime.fromtimestamp(clock()), settings, small)

@@ -18,22 +18,38 @@ def trusting(draft: Draft) -> Sequence[float]:
     return draft.confidence
 
 
+_ENOUGH = 1.0  # tokens that cheap drafters must promise for one that costs not to be asked
+
+
 class BestDrafter:
-    """A Drafter that asks each of `drafters`, in order of preference where they promise the same."""
+    """A Drafter that asks each of `drafters`, in order of preference where they promise the same.
+
+    `costly` are asked only where those have little to say.
+    """
 
     name = "best"
 
-    def __init__(self, drafters: Sequence[Drafter], judge: Judge = trusting, *, tree: bool = False) -> None:
+    def __init__(
+        self,
+        drafters: Sequence[Drafter],
+        judge: Judge = trusting,
+        *,
+        tree: bool = False,
+        costly: Sequence[Drafter] = (),
+    ) -> None:
         self._drafters, self._judge, self._tree = tuple(drafters), judge, tree
+        self._costly = tuple(costly)
 
     def propose(self, tokens: Sequence[int], most: int) -> Draft:
         drafts = [draft for drafter in self._drafters if (draft := drafter.propose(tokens, most)).tokens]
+        if self._costly and all(promise(draft, self._judge(draft)) < _ENOUGH for draft in drafts):
+            drafts += [draft for drafter in self._costly if (draft := drafter.propose(tokens, most)).tokens]
         if len(drafts) < 2:
             return drafts[0] if drafts else NOTHING
         return join(drafts, self._judge, most) if self._tree else max(drafts, key=lambda d: promise(d, self._judge(d)))
 
     def close(self, tokens: Sequence[int], whole: bool) -> None:
-        for drafter in self._drafters:
+        for drafter in (*self._drafters, *self._costly):
             drafter.close(tokens, whole)
 
 

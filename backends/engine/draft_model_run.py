@@ -23,15 +23,12 @@ class _Read:
 
 
 class OwnPages:
-    """A SmallModel: a model with keys and values of its own, for `answers` answers of `context` tokens at most."""
+    """A SmallModel: a model with a memory of its own for keys and values, beside the target's."""
 
-    def __init__(self, model: Model, context: int, answers: int) -> None:
-        self.context = min(context, model.shape.context)
-        self._model = model
-        self._memory = Memory(model.shape, 1, model.dtype, model.device)
-        page = self._memory.page
-        self._memory = Memory(model.shape, answers * -(-self.context // page), model.dtype, model.device)
-        self._pool = PagePool(self._memory.pages)
+    def __init__(self, model: Model, memory: Memory) -> None:
+        self.context = min(model.shape.context, memory.pages * memory.page)
+        self._model, self._memory = model, memory
+        self._pool = PagePool(memory.pages)
 
     def open(self) -> _Read:
         return _Read()

@@ -24,6 +24,7 @@ from ...protocol.errors import Internal, TrimtabError
 from .attention import Sight
 from .batch import Batch, Rows
 from .draft import NOTHING, Draft
+from .draft_model_run import draws_as
 from .finish import Finish
 from .grammar import Grammar
 from .guess import GIVEN, Guess, Guesses, close
@@ -97,7 +98,7 @@ class Engine:
         self.context = min(context, memory.pages * memory.page)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.guesses = Guesses(self.options.draft, self.options.tree)
+        self.guesses = Guesses(self.options.draft, self.options.tree, clock)
         self.steps = self.preempted = 0
         self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
         self._mean = 1.0  # seconds that an answer takes
@@ -194,7 +195,7 @@ class Engine:
         sequence.sampling = replace(task.ask.sampling, seed=task.ask.seed_of(sequence.choice, task.entropy))
         sequence.finish = Finish(Detokenizer(self._tokenizer), task.ask.stops)
         sequence.grammar = None if task.form is None else Grammar(task.form, max(1, sequence.most))
-        sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given)
+        sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given, draws_as(sequence))
 
     def _schedule(self) -> list[Turn]:
         """Rows for everyone who is not held up, with their pages; who came last makes room when there are none."""

@@ -5,6 +5,8 @@ Off, it makes no drafter and costs nothing. Knows tokens; nothing of models, pag
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
@@ -13,6 +15,7 @@ from .draft_best import BestDrafter
 from .draft_chance import Record
 from .draft_given import GivenDrafter
 from .draft_length import Lengths, Want
+from .draft_model import Draw, ModelDrafter, SmallModel
 from .draft_suffix import SuffixDrafter
 from .draft_trie import AnswerStore, TrieDrafter
 
@@ -29,22 +32,35 @@ class Guess:
 
 
 class Guesses:
-    """`most` tokens a guess; 0 turns speculation off."""
+    """`most` tokens a guess; 0 turns speculation off. `small` is a smaller model that may guess too."""
 
-    def __init__(self, most: int, tree: bool = False) -> None:
-        self._most, self._tree = most, tree
+    def __init__(self, most: int, tree: bool = False, now: Callable[[], float] = time.perf_counter) -> None:
+        self._most, self._tree, self._now = most, tree, now
+        self.small: SmallModel | None = None
+        self._drafting = 0.0  # seconds of this step that the small model took
         self._lengths = Lengths(most)
         self._store = AnswerStore()
 
-    def open(self, tenant: str, prompt: int, given: List[List[int]]) -> Guess | None:
-        """For an answer that begins behind `prompt` tokens."""
+    def open(self, tenant: str, prompt: int, given: List[List[int]], draw: Draw | None = None) -> Guess | None:
+        """For an answer that begins behind `prompt` tokens; `draw` is how the target draws its tokens."""
         if not self._most:
             return None
         record, suffix = Record(), SuffixDrafter()
         drafters: list[Drafter] = [GivenDrafter(text, prompt, tree=self._tree) for text in given]
         drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
-        best = BestDrafter(drafters, lambda draft: self._lengths.chances.of(record, draft), tree=self._tree)
-        return Guess(best, suffix, record)
+        costly = [] if self.small is None or draw is None else [self._modelled(self.small, draw, prompt, record)]
+        judge = lambda draft: self._lengths.chances.of(record, draft)  # noqa: E731
+        return Guess(BestDrafter(drafters, judge, tree=self._tree, costly=costly), suffix, record)
+
+    def _modelled(self, small: SmallModel, draw: Draw, prompt: int, record: Record) -> Drafter:
+        def timed(tokens: int, seconds: float) -> None:
+            self._drafting += seconds
+            self._lengths.timed_draft(ModelDrafter.name, tokens, seconds)
+
+        def worth(kv_tokens: int) -> int:
+            return self._lengths.worth(record, ModelDrafter.name, kv_tokens)
+
+        return ModelDrafter(small, draw, prompt, worth, timed, self._now)
 
     def propose(self, guess: Guess, tokens: List[int], room: int) -> Draft:
         """What could follow `tokens`, at most `room` tokens of it."""
@@ -62,9 +78,10 @@ class Guesses:
         self._lengths.learn(guess.record, emitted)
 
     def timed(self, rows: int, kv_tokens: int, seconds: float) -> None:
-        """A step of so many rows took so long."""
+        """A step of so many rows took so long, guessing included."""
         if self._most:
-            self._lengths.timed(rows, kv_tokens, seconds)
+            self._lengths.timed(rows, kv_tokens, seconds - self._drafting)
+        self._drafting = 0.0
 
 
 def close(guess: Guess | None, tokens: List[int], whole: bool) -> None:

@@ -17,6 +17,8 @@ import torch
 
 from .attention import Sight
 from .checkpoint import open_checkpoint
+from .draft_model import check_vocabulary
+from .draft_model_run import OwnPages
 from .engine import Engine, Options
 from .grammar_compile import Compiler, Vocabulary
 from .memory import PAGE, Memory, pages_for
@@ -44,8 +46,11 @@ class Loaded:
         return self.engine.context
 
 
-def load(path: Path, now: Callable[[], datetime], settings: Settings | None = None) -> Loaded:
-    """Open the weights at `path`, and decode a token with them. Raises ModelUnavailable."""
+def load(
+    path: Path, now: Callable[[], datetime], settings: Settings | None = None, small: Path | None = None
+) -> Loaded:
+    """Open the weights at `path`, and decode a token with them; `small` are those of the model that drafts for it.
+    Raises ModelUnavailable."""
     s = settings or Settings()
     torch.set_num_threads(s.threads or min(4, len(os.sched_getaffinity(0))))
     checkpoint = open_checkpoint(path)
@@ -57,6 +62,8 @@ def load(path: Path, now: Callable[[], datetime], settings: Settings | None = No
     most = s.most_running * -(-context // PAGE)
     memory = Memory(model.shape, min(most, pages_for(model.shape, s.kv_mb, model.dtype)), model.dtype, model.device)
     engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s))
+    if small is not None and engine.options.draft:
+        engine.guesses.small = _small(small, path.name, tokenizer, s, context, model.device.type)
     _warm(engine)
     return Loaded(engine, tokenizer, template, Compiler(Vocabulary.of(tokenizer)), f"fp_{digest[:12]}")
 
@@ -69,6 +76,15 @@ def options(s: Settings) -> Options:
         prefixes=s.prefixes,
         sight=Sight(s.window, s.sinks),
     )
+
+
+def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: int, device: str) -> OwnPages:
+    """The model that drafts: half as much room for its keys and values as the target has."""
+    checkpoint = open_checkpoint(path)
+    check_vocabulary(Tokenizer(checkpoint.vocabulary).bytes, path.name, tokenizer.bytes, target)
+    model = Model(checkpoint, s.compute, device)
+    pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), model.dtype))
+    return OwnPages(model, Memory(model.shape, pages, model.dtype, model.device))
 
 
 def _warm(engine: Engine) -> None:

@@ -15,8 +15,9 @@ class Settings:
 
     `context` may shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best.
     `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
-    `speculation` guesses at most `draft` tokens ahead; it changes no answer. `window` and `sinks` do: each token then
-    sees only the last `window` ones and the first `sinks`.
+    `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue or
+    a path, is a smaller model of the same vocabulary that guesses too. `window` and `sinks` do change answers: each
+    token then sees only the last `window` ones and the first `sinks`.
     """
 
     context: int | None = None
@@ -29,5 +30,6 @@ class Settings:
     prefixes: bool = True
     speculation: bool = True
     draft: int = 31
+    draft_weights: str | None = None
     window: int | None = None
     sinks: int = 0
