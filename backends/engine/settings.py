@@ -15,8 +15,8 @@ class Settings:
 
     `context` may shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best.
     `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
-    `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue or
-    a path, is a smaller model of the same vocabulary that guesses too. `window` and `sinks` do change answers: each
+    `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue
+    or a path, is a smaller model of the same vocabulary that guesses too. `window` and `sinks` do change answers: each
     token then sees only the last `window` ones and the first `sinks`.
     """
 
