@@ -3,8 +3,9 @@
     python benchmarks/engine_quantize.py [WEIGHTS ...] [--train FILE --data FILE] [--group N] [--json OUT] [--quick]
 
 `--train` calibrates and `--data` measures; both are .txt, or .jsonl(.gz) with a `passage` or a `text`, and must be
-different texts. Without `--train` most of `--data` calibrates; without either, articles that come with Python do. A model whose file already holds groups of 32 in 4 bits loses nothing by rounding to the same grid: its
-figures are of groups of 64, or of a symmetric grid.
+different texts. Without `--train` most of `--data` calibrates; without either, articles that come with Python do. A
+model whose file already holds groups of 32 in 4 bits loses nothing by rounding to the same grid: its figures are of
+groups of 64, or of a symmetric grid.
 """
 
 from __future__ import annotations
