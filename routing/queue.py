@@ -123,8 +123,10 @@ class SizedQueue(Generic[Item]):
         return best
 
     def _behind(self) -> str | None:
-        """The tenant that is to be served now, since another had `bound` mean services more while both waited: who sends
-        a thousand requests makes his own wait for one another, and not everybody else for them."""
+        """The tenant that is to be served now, since another had `bound` mean services more while both waited.
+
+        Who sends a thousand requests makes his own wait for one another, and not everybody else for them.
+        """
         if len(self._served) < 2:
             return None
         served = {one.tenant: self._served.get(one.tenant, 0.0) for one in self._waiting}

@@ -61,7 +61,7 @@ class Ngrams:
             place = last.get(tuple(context[-n:]), -1)
             if place < 0:
                 continue
-            places = []
+            places: list[int] = []
             while place >= 0 and len(places) < _OCCURRENCES:
                 places.append(place)
                 place = before[place]
@@ -74,7 +74,9 @@ def follow(tokens: Sequence[int], match: Match, most: int) -> tuple[list[int], l
 
     Where the list ends the guess goes on in itself: a text that repeats itself goes on repeating.
     """
-    alive, said, sure = list(match.places), [], []
+    alive = list(match.places)
+    said: list[int] = []
+    sure: list[float] = []
     for i in range(most):
         votes: dict[int, int] = {}
         for place in alive:

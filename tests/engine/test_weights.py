@@ -161,7 +161,7 @@ def test_weights_are_a_name_or_a_file(tmp_path):
     path = tmp_path / "mine.gguf"
     path.write_bytes(b"GGUF")
     assert resolve(str(path)) == path
-    with pytest.raises(ModelUnavailable, match="folder with a config.json"):
+    with pytest.raises(ModelUnavailable, match=r"folder with a config\.json"):
         resolve(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     assert resolve(str(tmp_path)) == tmp_path
