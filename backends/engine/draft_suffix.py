@@ -23,6 +23,11 @@ class SuffixDrafter:
         self._index = Ngrams()
         self._least = least
 
+    @property
+    def known(self) -> int:
+        """How many tokens are indexed."""
+        return self._index.grown
+
     def prepare(self, tokens: Sequence[int]) -> bool:
         """Index one more slice, for instance while the prompt is being read; whether there is nothing left to do."""
         return self._index.grow(tokens, _SLICE)

@@ -205,6 +205,9 @@ class Engine:
         turns = [Turn(s, 1, draft) for s, draft in zip(answers, self._draft(answers, prompts), strict=True)]
         given = reads(self.options.limits, sum(turn.rows for turn in turns), [s.pending for s in prompts])
         turns += [Turn(s, count) for s, count in zip(prompts, given, strict=True) if count]
+        for s in prompts:
+            if s.guess is not None:
+                s.guess.suffix.prepare(s.tokens)  # a slice: a long prompt's words are known when its answer begins
         return self._placed(turns)
 
     def _draft(self, answers: List[Sequence], prompts: List[Sequence]) -> list[Draft]:

@@ -215,6 +215,21 @@ def test_a_slow_client_is_waited_for(make, loaded, monkeypatch):
     assert job.generated == 60
 
 
+def test_a_long_prompts_words_are_known_when_its_answer_begins(make, loaded, monkeypatch):
+    """They are indexed a slice a step while it is read, not all at once and not only when the answer has begun."""
+    monkeypatch.setattr("trimtab.backends.engine.draft_suffix._SLICE", 40)
+    engine = make(limits=Limits(8, 40, 40))
+    prompt = (prompts(loaded)[2] * 8)[:200]
+    engine.add(Job([Task(prompt, asked(most=30))], Client()))
+    engine.step()
+    sequence = engine.running[0]
+    while sequence.pending > 1:
+        grown = sequence.guess.suffix.known
+        assert grown <= sequence.computed + 40
+        engine.step()
+    assert sequence.guess.suffix.known >= len(prompt)
+
+
 def test_one_failure_is_one_requests(make, loaded, monkeypatch):
     engine, clients = make(), [Client() for _ in range(3)]
     forward = engine.model.forward
