@@ -61,7 +61,7 @@ def fuzzy(request: Request, question: str, policy: CachePolicy) -> str | None:
 
 def about_now(question: str) -> bool:
     """Whether the answer depends on when it is given: a shorter life."""
-    return _says(question, "time_words.txt") or bool(_THIS_YEAR.search(question))
+    return _says(question, "time_words.txt") or ("20" in question and bool(_THIS_YEAR.search(question)))
 
 
 _THIS_YEAR = re.compile(r"\b20(?:2[4-9]|[3-9]\d)\b")
@@ -138,14 +138,17 @@ def _question(question: str, policy: CachePolicy) -> str | None:
 
 def _says(question: str, name: str) -> bool:
     """Whether the question has a word or a row of words of a list, as whole words."""
-    text = _ASKING_FOR.sub(" ", question.lower().replace("’", "'"))
+    text = question.lower().replace("’", "'")
+    if " me" in text or " us" in text:
+        text = _ASKING_FOR.sub(" ", text)
     words = _WORDS.findall(text)
     single, several, parts = _phrases(name)
     if not single.isdisjoint(words):
         return True
-    if not _beginnings(name).isdisjoint(words):
+    begun = several.keys() & words
+    if begun:
         line = f" {' '.join(words)} "
-        if any(phrase in line for phrase in several):
+        if any(phrase in line for first in begun for phrase in several[first]):
             return True
     return not text.isascii() and any(part in text for part in parts)
 
@@ -155,17 +158,16 @@ _ASKING_FOR = re.compile(r"\b(?:tell|give|show|explain to|help|let|teach|send|wr
 
 
 @cache
-def _beginnings(name: str) -> frozenset[str]:
-    """The first words of the rows of words: hardly any question has one, and then none of the rows is looked for."""
-    return frozenset(phrase.split()[0] for phrase in _phrases(name)[1])
-
-
-@cache
-def _phrases(name: str) -> tuple[frozenset[str], tuple[str, ...], tuple[str, ...]]:
-    """Single words; rows of words, between spaces; and those of scripts that put no space between words."""
+def _phrases(name: str) -> tuple[frozenset[str], dict[str, list[str]], tuple[str, ...]]:
+    """Single words; rows of words, between spaces, by their first; and those of scripts that put no space between
+    words."""
     rows = [row.strip() for row in lexicon.lines(name)]
+    several: dict[str, list[str]] = {}
+    for row in rows:
+        if " " in row:
+            several.setdefault(row.split()[0], []).append(f" {row} ")
     return (
         frozenset(row for row in rows if (" " not in row and row.isalpha()) or ("'" in row and " " not in row)),
-        tuple(f" {row} " for row in rows if " " in row),
+        several,
         tuple(row for row in rows if ord(row[0]) > 0x2E7F),
     )

@@ -14,7 +14,7 @@ import msgspec
 from ..protocol.messages import Kind, Usage
 from .key import Place
 
-MAGIC = b"trimtab\x01"  # the last byte is the version of what follows
+MAGIC = b"trimtab\x02"  # the last byte is the version of what follows
 _MAC = 16
 
 Form = Literal["whole", "stream"]
@@ -24,9 +24,9 @@ class Foreign(ValueError):
     """Bytes that are no envelope of ours, or not this one's."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An answer as it was given. Times are seconds since the epoch, `tags` the caller's, `sources` digests of documents
-    that the answer rests on; `present`: the question is about the present.
+    that the answer rests on.
 
     `body`: for `whole` the JSON as the upstream sent it; for `stream` its events, each ended by a blank line, usage
     included where the upstream told it, without `[DONE]`. `vector`: float16, unit length, of `question`.
@@ -51,7 +51,6 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     tags: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     alias_of: str | None = None
-    present: bool = False
 
     @property
     def size(self) -> int:

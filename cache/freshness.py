@@ -5,6 +5,8 @@ Pure: the time is handed in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..protocol.messages import Request
 from .eligible import about_now
 from .entry import Entry
@@ -17,19 +19,21 @@ _READ = 2_000  # characters at either end of a question that are looked at: betw
 def present(request: Request) -> bool:
     """Whether the question is about the present, so that its answer lives a shorter life."""
     question = last_question(request.get("messages")) if request.kind == "chat" else None
-    if question is None:
-        return False
+    return question is not None and asks_about_now(question)
+
+
+def asks_about_now(question: str) -> bool:
+    """The same of a text."""
     return about_now(question if len(question) <= 2 * _READ else f"{question[:_READ]}\n{question[-_READ:]}")
 
 
-def life(policy: CachePolicy, present: bool) -> int:
-    """Seconds that an answer may be served, from when it was given."""
-    return min(policy.ttl_s, policy.time_ttl_s) if present else policy.ttl_s
+def fresh(entry: Entry, policy: CachePolicy, max_age: float | None, now: float, about_now: Callable[[], bool]) -> bool:
+    """Whether it may be served. `max_age`: what the caller asks for, seconds; `now`: seconds since the epoch.
 
-
-def fresh(entry: Entry, policy: CachePolicy, max_age: float | None, now: float) -> bool:
-    """Whether it may be served. `max_age`: what the caller asks for, seconds; `now`: seconds since the epoch."""
+    `about_now`, whether the question is about the present, is only asked where it matters: most answers are never asked
+    for again, or soon.
+    """
     age = now - entry.made
-    if now >= entry.expires or age >= life(policy, entry.present):
+    if now >= entry.expires or age >= policy.ttl_s or (max_age is not None and age > max_age):
         return False
-    return max_age is None or age <= max_age
+    return age < policy.time_ttl_s or not about_now()

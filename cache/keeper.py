@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..protocol.exchange import Exchange
 from .entry import Entry
 from .finding import Finding
-from .freshness import life, present
 from .key import Place
 from .policy import CachePolicy
 from .recording import Recorded, unfit
@@ -43,14 +42,12 @@ class Keeper:
             return None
         if self._exchange.targets and recorded.target != self._exchange.targets[0].name:
             return recorded  # a fallback stood in: its answer is not what this model would go on saying
-        about_now = present(original)
-        allowed = life(self._policy, about_now)
-        seconds = allowed if self._ttl is None else min(allowed, self._ttl)
+        seconds = self._policy.ttl_s if self._ttl is None else min(self._policy.ttl_s, self._ttl)
         if seconds >= 1:
-            self._store.put(self._entry(recorded, now, seconds, about_now), self._policy.max_mb << 20, self._mark)
+            self._store.put(self._entry(recorded, now, seconds), self._policy.max_mb << 20, self._mark)
         return recorded
 
-    def _entry(self, recorded: Recorded, now: float, seconds: float, about_now: bool) -> Entry:
+    def _entry(self, recorded: Recorded, now: float, seconds: float) -> Entry:
         at, exchange = self._at, self._exchange
         vector = None if self._finding is None else self._finding.vector
         placed = at if self._finding is None or vector is None else self._finding.at
@@ -73,5 +70,4 @@ class Keeper:
             vector=vector,
             tags=tuple(exchange.receipt.tags),
             sources=tuple(exchange.facts.get("sources", ())),
-            present=about_now,
         )

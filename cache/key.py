@@ -7,7 +7,7 @@ none up:
     key         the partition and every field of the request but how it is delivered: an equal key is the same request
     family      as the key, with the last user text left out: where another wording of the same question is found
 
-Every part is preceded by its length, so no two different rows of parts make the same bytes. Pure.
+The parts are packed with their lengths (MessagePack), so no two different rows of parts make the same bytes. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,10 +27,12 @@ from ..protocol.messages import Request
 # How the answer is delivered, and ours: not part of the question.
 DELIVERY = frozenset({"stream", "stream_options"})
 
-# A letter as an escape: no serialiser writes one, so a name spelt so is rare or hostile.
-_SPELT_OUT = re.compile(rb"\\u00(?:4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa]|2[dD])")
+# Names as fields have them, and one of their characters as an escape: no serialiser writes that, so it is hostile.
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_SPELT_OUT = re.compile(rb"\\u00(?:4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa]|2[dD]|3[0-9])")
 
 _encode = msgspec.json.Encoder(order="sorted").encode
+_pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,16 @@ def twice(request: Request, *names: str) -> bool:
     """Whether the body as it came gives one of its fields (of these, if any are named) twice at its top level: two
     readers of it may see two values, and the key holds only the last."""
     body, fields = request.body, request.fields
-    sizes = [len(name.encode(errors="surrogatepass")) + len(raw) + 4 for name, raw in fields.items()]
-    if not request.edited and len(body) == 1 + sum(sizes):
-        return False  # these fields without a space between them, and nothing more
-    needles = [f'"{name}"'.encode(errors="surrogatepass") for name in names or fields]
-    if not _SPELT_OUT.search(body) and all(body.count(needle) <= 1 for needle in needles):
-        return False
-    return repeats(body, names)
+    if not request.edited:
+        parts = [(name.encode(errors="surrogatepass"), bytes(raw)) for name, raw in fields.items()]
+        if len(body) == 1 + sum([len(name) + len(raw) + 4 for name, raw in parts]):
+            return False  # these fields without a space between them, and nothing more
+        if body == b"{%b}" % b", ".join([b'"%b": %b' % part for part in parts]):
+            return False  # the same with the spaces that Python's clients write
+    asked = names or tuple(fields)
+    if not all(map(_NAME.fullmatch, asked)) or _SPELT_OUT.search(body):
+        return repeats(body, names)
+    return any(body.count(b'"%b"' % name.encode()) > 1 for name in asked) and repeats(body, names)
 
 
 def repeats(body: bytes, names: Collection[str] = ()) -> bool:
@@ -150,5 +155,5 @@ def _scope(scope: Scope) -> tuple[bytes, ...]:
     return owner, scope.tenant.encode(errors="surrogatepass"), scope.namespace.encode(), scope.epoch
 
 
-def _mac(secret: bytes, parts: Iterable[bytes]) -> bytes:
-    return hmac.digest(secret, b"".join([b"%d:%b" % (len(part), part) for part in parts]), "sha256")
+def _mac(secret: bytes, parts: Sequence[bytes]) -> bytes:
+    return hmac.digest(secret, _pack(parts), "sha256")

@@ -17,7 +17,7 @@ from ..protocol.tokens import estimate
 from .eligible import exact, fuzzy
 from .entry import Entry
 from .finding import Finding, Outcome
-from .freshness import fresh
+from .freshness import fresh, present
 from .key import Place, Scope, place, with_family
 from .policy import CachePolicy
 from .recording import Recorded
@@ -108,7 +108,7 @@ class Recall:
             if not entry.belongs(at):  # no store gives another's; if one ever does, nobody sees it
                 self._store.counts["mismatched"] += 1
                 log.error("the cache's store gave an entry that belongs elsewhere; it was not served")
-            elif fresh(entry, policy, wished.max_age, self._wall()):
+            elif fresh(entry, policy, wished.max_age, self._wall(), lambda: present(exchange.original)):
                 self._store.used(entry)
                 self._serve(exchange, entry, "hit", None)
                 return True

@@ -26,7 +26,7 @@ class Recorded:
     usage: Usage | None = None
 
 
-class _Said(msgspec.Struct):
+class _Said(msgspec.Struct, gc=False):
     content: str | None = None
     refusal: str | None = None
     tool_calls: msgspec.Raw = msgspec.Raw()
@@ -41,7 +41,7 @@ class _Said(msgspec.Struct):
         return self.tool_calls, self.function_call
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     message: _Said | None = None
     delta: _Said | None = None
@@ -49,7 +49,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
     usage: WireUsage | None = None
     data: msgspec.Raw = msgspec.Raw()
@@ -97,7 +97,7 @@ def unfit(recorded: Recorded, kind: Kind, choices: int) -> str | None:
     for chunk in chunks:
         for choice in chunk.choices:
             message = choice.message or choice.delta
-            if choice.text or (message is not None and message.something):
+            if choice.text or _something(choice):
                 said.add(choice.index)
             if message is not None and message.refusal:
                 return "the model refused"
@@ -109,6 +109,11 @@ def unfit(recorded: Recorded, kind: Kind, choices: int) -> str | None:
     if odd is not None:
         return f"it ended with '{odd[:40]}'"
     return None if said == set(ended) else "it says nothing"
+
+
+def _something(choice: _Choice) -> bool:
+    message = choice.message or choice.delta
+    return message is not None and message.something
 
 
 def _read(recorded: Recorded) -> list[_Chunk]:

@@ -19,6 +19,8 @@ _PIECE = 32 << 10  # bytes handed out at once
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _WORDS = re.compile(r"\s*\S+(?:\s+\Z)?|\s+\Z")
+# What an upstream can provoke that puts something else where lists and objects should be.
+_ODD = (AttributeError, LookupError, TypeError, ValueError, RecursionError, msgspec.MsgspecError)
 _TEXTS = frozenset({"content", "refusal", "reasoning_content", "reasoning", "text", "arguments"})  # these grow
 
 
@@ -30,14 +32,22 @@ class Replay:
         self.target = recorded.target
         self.usage = recorded.usage
 
-    async def whole(self) -> Answer:
+    async def whole(self) -> Answer | None:
+        """None: it cannot be told in this form."""
         recorded = self._recorded
-        body = recorded.body if recorded.form == "whole" else joined(recorded.body)
+        try:
+            body = recorded.body if recorded.form == "whole" else joined(recorded.body)
+        except _ODD:
+            return None
         return Answer(body, recorded.usage)
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncIterator[bytes] | None:
+        """As `whole`."""
         recorded = self._recorded
-        body = recorded.body if recorded.form == "stream" else parted(recorded.body, recorded.usage)
+        try:
+            body = recorded.body if recorded.form == "stream" else parted(recorded.body, recorded.usage)
+        except _ODD:
+            return None
         return _pieces(body + DONE + b"\n\n")
 
 
@@ -150,40 +160,54 @@ def parted(body: bytes, usage: Usage | None) -> bytes:
     choices = answer.pop("choices", None) or []
     if answer.get("object") == "chat.completion":
         answer["object"] = "chat.completion.chunk"
+    # What all events have in common is written once: a word of its own needs little else.
+    head = b"data: " + _encode(answer)[:-1] + (b"," if answer else b"") + b'"choices":['
     events = [
-        {**answer, "choices": [part]}
+        b"%b%b]}\n\n" % (head, part)
         for choice in choices
         for part in (_chat(choice) if "message" in choice else _completion(choice))
     ]
     if used is not None:
-        events.append({**answer, "choices": [], "usage": used})
-    return b"".join([b"data: " + _encode(event) + b"\n\n" for event in events])
+        events.append(b'%b],"usage":%b}\n\n' % (head, _encode(used)))
+    return b"".join(events)
 
 
-def _chat(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _chat(choice: dict[str, Any]) -> Iterator[bytes]:
+    """The choice's part of each event."""
     index = choice.get("index", 0)
     message = dict(choice.get("message") or {})
     rest = {name: value for name, value in choice.items() if name not in ("message", "index", "finish_reason")}
     logprobs = rest.pop("logprobs", None)
-    yield {"index": index, "delta": {"role": message.pop("role", "assistant"), "content": ""}, "finish_reason": None}
+
+    def part(delta: Any, **more: Any) -> bytes:
+        return _encode({"index": index, "delta": delta, **more, "finish_reason": None})
+
+    yield part({"role": message.pop("role", "assistant"), "content": ""})
     calls = message.pop("tool_calls", None) or []
     # In the order in which models say them: the thought, then the answer, then whatever else there is.
     for name in ("reasoning_content", "reasoning", "content", "refusal"):
         text = message.pop(name, None)
-        for piece in _WORDS.findall(text) if isinstance(text, str) else ():
-            yield {"index": index, "delta": {name: piece}, "finish_reason": None}
+        yield from _words(text, part({name: ""}))
     if message:
-        yield {"index": index, "delta": message, "finish_reason": None}
+        yield part(message)
     for place, call in enumerate(calls):
-        yield {"index": index, "delta": {"tool_calls": [{"index": place, **call}]}, "finish_reason": None}
+        yield part({"tool_calls": [{"index": place, **call}]})
     if logprobs is not None:
-        yield {"index": index, "delta": {}, "logprobs": logprobs, "finish_reason": None}
-    yield {"index": index, "delta": {}, **rest, "finish_reason": choice.get("finish_reason")}
+        yield part({}, logprobs=logprobs)
+    yield _encode({"index": index, "delta": {}, **rest, "finish_reason": choice.get("finish_reason")})
 
 
-def _completion(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _completion(choice: dict[str, Any]) -> Iterator[bytes]:
     index = choice.get("index", 0)
     rest = {name: value for name, value in choice.items() if name not in ("text", "index", "finish_reason")}
-    for piece in _WORDS.findall(choice.get("text") or ""):
-        yield {"index": index, "text": piece, "logprobs": None, "finish_reason": None}
-    yield {"index": index, "text": "", **rest, "finish_reason": choice.get("finish_reason")}
+    yield from _words(
+        choice.get("text"), _encode({"index": index, "text": "", "logprobs": None, "finish_reason": None})
+    )
+    yield _encode({"index": index, "text": "", **rest, "finish_reason": choice.get("finish_reason")})
+
+
+def _words(text: Any, around: bytes) -> Iterator[bytes]:
+    """A part for each word: `around` with the word in place of its empty text."""
+    before, _, after = around.partition(b'""')
+    for word in _WORDS.findall(text) if isinstance(text, str) else ():
+        yield b"%b%b%b" % (before, _encode(word), after)

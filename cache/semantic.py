@@ -29,7 +29,7 @@ from .audit import Asker, Audit, Auditor
 from .entry import Entry
 from .evidence import Ledger
 from .finding import Finding, Outcome
-from .freshness import fresh
+from .freshness import asks_about_now, fresh
 from .index import Index, Near
 from .key import Place, Scope
 from .policy import CachePolicy
@@ -143,7 +143,12 @@ class SemanticTier:
         found = await self._store.fetch(at.scope.tenant, [id])
         if not found or not found[0].related(at):
             return None
-        return found[0] if fresh(found[0], policy, wished.max_age, self._wall()) else None
+        entry = found[0]
+
+        def present() -> bool:
+            return asks_about_now(entry.question or "") or asks_about_now(at.question or "")
+
+        return entry if fresh(entry, policy, wished.max_age, self._wall(), present) else None
 
     # Afterwards: what was right?
 

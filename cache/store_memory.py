@@ -32,15 +32,14 @@ _PAUSE = 1_000  # entries looked at by a deletion before others get a turn
 _MOST_BARS = 10_000
 
 
-class _Slot:
-    __slots__ = ("entry", "index", "last", "size", "uses")
+class _Slot(msgspec.Struct, gc=False, eq=False):
+    """There may be a million: the garbage collector need not look at them, as none is in a circle."""
 
-    def __init__(self, entry: Entry, now: float) -> None:
-        self.entry = entry
-        self.size = entry.size
-        self.uses = 0.0
-        self.last = now
-        self.index = -1  # in its owner's list; below 0 when it is not held
+    entry: Entry
+    size: int
+    last: float
+    uses: float = 0.0
+    index: int = -1  # in its owner's list; below 0 when it is not held
 
     def recent(self, now: float) -> float:
         return self.uses * math.exp2(min(0.0, self.last - now) / HALF_LIFE)
@@ -119,7 +118,7 @@ class MemoryStore:
     def put(self, entry: Entry, limit: int, mark: int | None = None) -> None:
         now = self._clock()
         self._sweep(now)
-        slot = _Slot(entry, now)
+        slot = _Slot(entry, entry.size, now)
         if entry.expires <= now or slot.size > limit // 4 or self._late(entry, mark):
             self.counts["refused"] += 1
             return

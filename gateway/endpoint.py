@@ -156,7 +156,7 @@ class _Run:
             exchange.receipt.target = exchange.recalled.target
             exchange.spent = Usage()
             return answer
-        exchange.facts["cache"] = "miss"
+        _unserved(exchange, "what was kept or shared was not to be had in this form, or at all")
         await self._live.pipeline.resume(exchange)
         return None
 
@@ -390,14 +390,17 @@ def _anybodys(error: TrimtabError, exchange: Exchange) -> bool:
     return not isinstance(error, _TooSlow | Draining) and not (hurried and isinstance(error, UpstreamTimeout))
 
 
-def _unserved(exchange: Exchange) -> None:
-    """What was to be recalled never came, and an error goes out: nothing says that it is an answer from memory."""
+def _unserved(exchange: Exchange, reason: str | None = None) -> None:
+    """What was to be recalled never came: nothing says that what goes out is an answer from memory. `reason`: why the
+    model is asked after all, where the receipt does not say so yet."""
     exchange.recalled = None
     exchange.facts["cache"] = "miss"
     for name in ("cache_age", "cache_id", "cache_reason"):
         exchange.facts.pop(name, None)
     for line in exchange.receipt.lines:
         if line.stage == "recall":
+            if reason is not None and line.did != "miss":
+                line.reason = reason
             line.did, line.entry = "miss", None
 
 

@@ -6,7 +6,7 @@ By the same rules as cache/recall.py, which it leaves alone: nothing is embedded
 from __future__ import annotations
 
 from ...cache.eligible import exact, fuzzy
-from ...cache.freshness import life, present
+from ...cache.freshness import present
 from ...cache.key import last_question
 from ...cache.policy import CachePolicy
 from ...cache.recall import Recall
@@ -57,6 +57,6 @@ def _what(policy: CachePolicy, no_repeat: str | None, no_wording: str | None) ->
 
 
 def _kept(exchange: Exchange, policy: CachePolicy, wished: Wishes) -> str:
-    allowed = life(policy, present(exchange.original))
+    allowed = min(policy.ttl_s, policy.time_ttl_s) if present(exchange.original) else policy.ttl_s
     seconds = allowed if wished.ttl is None else min(allowed, wished.ttl)
     return f"and kept for {seconds:,.0f} s" if wished.write and seconds >= 1 else "and not kept"

@@ -73,7 +73,7 @@ def test_every_damaged_byte_is_noticed() -> None:
 
 def test_another_secret_another_version_and_a_pickle_are_refused() -> None:
     sealed = seal(SECRET, entry())
-    for odd in (seal(b"x" * 32, entry()), sealed.replace(MAGIC, MAGIC[:-1] + b"\x02"), pickle.dumps(entry)):
+    for odd in (seal(b"x" * 32, entry()), sealed.replace(MAGIC, MAGIC[:-1] + b"\x01"), pickle.dumps(entry)):
         with pytest.raises(Foreign):
             unseal(SECRET, odd)
 

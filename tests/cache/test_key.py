@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.cache.key import DELIVERY, Place, Scope, place, with_family
+from trimtab.cache.key import DELIVERY, Place, Scope, place, repeats, twice, with_family
 from trimtab.protocol.messages import Request
 
 SECRET = b"s" * 32
@@ -151,6 +151,21 @@ def test_keys_are_equal_where_the_requests_are(one: dict[str, Any], other: dict[
     a = Request.parse("completions", json.dumps(one).encode())
     b = Request.parse("completions", json.dumps(other).encode())
     assert (place(SECRET, SCOPE, a).key == place(SECRET, SCOPE, b).key) == (one == other)
+
+
+written = st.sampled_from(["a", "ab", "", "\\", '"', '": 1, "a', "é", "\\u0061", "n\n"])
+rows = st.lists(st.tuples(written, st.sampled_from(["1", '"x"', "[ ]", '{"a": 1, "a": 2}'])), max_size=5)
+
+
+@given(rows, st.sampled_from([(",", ":"), (", ", ": "), (" , ", ":")]), st.booleans())
+def test_whether_a_field_is_given_twice_is_told_whatever_the_spaces(
+    pairs: list[tuple[str, str]], between: tuple[str, str], ascii: bool
+) -> None:
+    comma, colon = between
+    body = "{" + comma.join([json.dumps(name, ensure_ascii=ascii) + colon + raw for name, raw in pairs]) + "}"
+    names = [name for name, _ in pairs]
+    assert twice(Request.parse("completions", body.encode())) == (len(set(names)) < len(names))
+    assert repeats(body.encode()) == (len(set(names)) < len(names))
 
 
 def test_the_kind_counts() -> None:

@@ -158,3 +158,16 @@ def test_vectors_are_fit_and_an_empty_list_is_not() -> None:
 def test_comments_and_done_are_left_out_of_what_is_kept() -> None:
     kept = of_stream([b": ping\n\ndata: {}\n\n", b"data:[DONE]\n\n"], "m", None)
     assert kept.body == b"data: {}\n\n"
+
+
+@pytest.mark.parametrize("calls", [b'{"a":1}', b'["x"]', b'[{"function":{"arguments":1}},{"function":3}]', b"7"])
+async def test_what_cannot_be_told_in_the_other_form_is_not_there(calls: bytes) -> None:
+    """The upstream's own bytes still are."""
+    choice = b'{"index":0,"delta":{"content":"a","tool_calls":%b},"finish_reason":"stop"}' % calls
+    event = b'data: {"choices":[%b]}\n\n' % choice
+    replay = Replay(Recorded("stream", event, "m"))
+    told = await replay.whole()
+    assert told is None or json.loads(told.body)["choices"]
+    events = await replay.stream()
+    assert events is not None
+    assert b"".join([piece async for piece in events]) == event + b"data: [DONE]\n\n"
