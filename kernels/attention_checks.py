@@ -48,6 +48,11 @@ def queries(q: torch.Tensor, kv_heads: int) -> None:
         raise ValueError(f"q: heads must be 16 to 256 wide in steps of 8, got {d}")
 
 
+def heavy(q: torch.Tensor) -> bool:
+    """Whether a block of 128 rows of these would not fit a GPU's shared memory."""
+    return q.dtype == torch.float32 and q.shape[2] > 128
+
+
 def heads_of(name: str, x: torch.Tensor, dims: int) -> int:
     """The key/value heads of what should have so many axes; they are the second."""
     if x.dim() != dims:

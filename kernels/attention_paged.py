@@ -277,10 +277,12 @@ def paged_attention(
         plan = make_plan(
             [end - start for start, end in pairwise(starts)], kv_len.tolist(),
             heads=q.shape[1], kv_heads=kv_heads, page=page, sms=multiprocessors(q.device), window=window,
-            sinks=sinks, top_k=top_k, tree=tree is not None,
+            sinks=sinks, top_k=top_k, tree=tree is not None, block=16 if check.heavy(q) else None,
         )  # fmt: skip
     placed = place(plan, q.device, d=d) if isinstance(plan, Plan) else plan
     check_plan(placed, q, kv_heads, window, sinks, top_k, tree is not None)
+    if placed.plan.block > 64 and check.heavy(q):
+        raise ValueError("plan: fp32 heads wider than 128 take blocks of at most 64 rows; a GPU's memory holds no more")
     launch(
         placed, q, k_pages, v_pages, page_table, q_start, kv_len, scale, globals_ if window else None, tree, soft_cap,
         k_scale, v_scale, pages_top_k, out,
@@ -303,8 +305,6 @@ def launch(
         else ((0, 0), (0, 0))
     )
     log2e = 1.4426950408889634
-    # Half of the stages go to the page table: five keep two tiles in flight. At 64 rows that would fill shared memory.
-    warps = {"num_warps": 8 if plan.block > 64 else 4, "num_stages": 3 if plan.block == 64 else 5}
     if not plan.items:
         return
     with on(q):
@@ -323,6 +323,17 @@ def launch(
             scale / soft_cap if soft_cap else scale * log2e, soft_cap * log2e,
             GROUP=plan.group, BLOCK=plan.block, ROWS=plan.rows, TILE=plan.tile, PAGE=page,
             D=d, WIDTH=power_of_two(d), WINDOWED=plan.window > 0, CAPPED=soft_cap > 0, SCALED=scaled,
-            **tuned("paged_attention", q.device, warps, block=plan.block, d=d),
+            **tuned("paged_attention", q.device, warps(plan, q), block=plan.block, d=d),
         )  # fmt: skip
     merge_partials(placed.partial, placed.lse, placed.merges, q_start, out, block=plan.block, group=plan.group)
+
+
+def warps(plan: Plan, q: torch.Tensor) -> dict[str, int]:
+    """What a program takes when no table says otherwise.
+
+    Half of the stages go to the page table: five keep two tiles in flight. At 64 rows, or with keys of more than 256
+    bytes, that would fill shared memory. In fp32 the products are made of single multiplications, in more registers.
+    """
+    wide = q.shape[2] * q.element_size() > 256
+    many = plan.block >= 32 if q.dtype == torch.float32 else plan.block > 64
+    return {"num_warps": 8 if many else 4, "num_stages": 3 if wide or plan.block == 64 else 5}

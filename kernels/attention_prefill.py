@@ -240,7 +240,7 @@ def launch(
     sequences, (_, heads, d) = q_start.shape[0] - 1, q.shape
     kv_heads = k.shape[1] if k is not None else k_pages.shape[1] if k_pages is not None else heads
     page = 1 if k_pages is None else k_pages.shape[2]
-    defaults = {"block": 128, "tile": 64, "num_warps": 8, "num_stages": 3, "descriptors": 0, "specialised": 0}
+    defaults = sizes(q.dtype, d)
     chosen = tuned("prefill_attention", q.device, defaults, rows=longest, d=d)
     block = min(chosen.pop("block"), max(16, power_of_two(longest)))
     tile, descriptors = chosen.pop("tile"), bool(chosen.pop("descriptors")) and copyable(k, v)
@@ -269,6 +269,15 @@ def launch(
             WINDOWED=window > 0, CAPPED=soft_cap > 0, SCALED=scaled, DESCRIPTORS=descriptors,
             SPECIALISED=specialised, **chosen,
         )  # fmt: skip
+
+
+def sizes(dtype: torch.dtype, d: int) -> dict[str, int]:
+    """What a program takes when no table says otherwise. In fp32, which the matrix units do not multiply exactly, a
+    product is made of single multiplications: small blocks, or their numbers do not fit the registers."""
+    if dtype == torch.float32:
+        return {"block": 32, "tile": 16, "num_warps": 8, "num_stages": 2, "descriptors": 0, "specialised": 0}
+    tile = 64 if d <= 128 else 32
+    return {"block": 128, "tile": tile, "num_warps": 8, "num_stages": 3, "descriptors": 0, "specialised": 0}
 
 
 def copyable(k: torch.Tensor | None, v: torch.Tensor | None) -> bool:

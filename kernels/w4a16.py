@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, tl, tuned, use_triton
-from .int4_weight import Int4Weight, dense
+from .int4_weight import SPAN, Int4Weight, dense
 from .split_k import add_parts, splits_for
 
 _SYMMETRIC, _ZEROS, _OFFSETS = 0, 1, 2
@@ -80,11 +80,13 @@ def _span_levels(span, spans, n, N, scales_ptr, zeros_ptr, GROUP: tl.constexpr, 
 @jit
 def _add_plane(
     total, part, w, scale, level, plane_at, x_ptr, x_stride, m, rows, columns,
-    KIND: tl.constexpr, SCALE_FIRST: tl.constexpr, ENDS: tl.constexpr,
+    KIND: tl.constexpr, SCALE_FIRST: tl.constexpr, EVEN: tl.constexpr, ENDS: tl.constexpr,
 ):  # fmt: skip
     """Adds one plane's product to `part`, a group's sum; at the group's end, `part` times its scale to `total`."""
     k = plane_at * 32 + tl.arange(0, 32)
-    inside = (k < columns)[:, None] & (m < rows)[None, :]
+    inside = (m < rows)[None, :]
+    if not EVEN:
+        inside &= (k < columns)[:, None]
     x = tl.load(x_ptr + m.to(tl.int64)[None, :] * x_stride + k[:, None], mask=inside, other=0.0)
     if KIND == 1:
         w -= level.to(w.dtype)[:, None]
@@ -126,6 +128,7 @@ def _w4a16_kernel(
     SCALE_FIRST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    EVEN: tl.constexpr,
     ASM: tl.constexpr,
 ):
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -140,21 +143,21 @@ def _w4a16_kernel(
         s0, z0, s1, z1, s2, z2, s3, z3 = t0, y0, t1, y1, t2, y2, t3, y3
         t0, y0, t1, y1, t2, y2, t3, y3 = _span_levels(span + 1, spans, n, N, scales_ptr, zeros_ptr, GROUP, KIND)
         at = (n.to(tl.int64) + span * N)[:, None] * 32 + tl.arange(0, 32)[None, :]
-        words = tl.load(codes_ptr + at, mask=(n < N)[:, None], other=0)
+        words = tl.load(codes_ptr + at) if EVEN else tl.load(codes_ptr + at, mask=(n < N)[:, None], other=0)
         a, b, c, d = _unpack(words, dtype, 8 if KIND == 0 else 0, ASM)
         part = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)
         plane = span * 4
         total, part = _add_plane(
-            total, part, a, s0, z0, plane, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, GROUP == 32
+            total, part, a, s0, z0, plane, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, EVEN, GROUP == 32
         )
         total, part = _add_plane(
-            total, part, b, s1, z1, plane + 1, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, GROUP <= 64
+            total, part, b, s1, z1, plane + 1, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, EVEN, GROUP <= 64
         )
         total, part = _add_plane(
-            total, part, c, s2, z2, plane + 2, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, GROUP == 32
+            total, part, c, s2, z2, plane + 2, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, EVEN, GROUP == 32
         )
         total, part = _add_plane(
-            total, part, d, s3, z3, plane + 3, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, True
+            total, part, d, s3, z3, plane + 3, x_ptr, x_stride, m, rows, columns, KIND, SCALE_FIRST, EVEN, True
         )
     inside = (n < N)[:, None] & (m < rows)[None, :]
     row = m.to(tl.int64)
@@ -270,6 +273,7 @@ def _launch(
             KIND=kind,
             HAS_BIAS=bias is not None,
             SPLIT=parts is not None,
+            EVEN=n % choice["BLOCK_N"] == 0 and weight.columns % SPAN == 0,
             ASM=_unpacking(x.dtype, kind) if choice.pop("ASM") else "",
             **choice,
         )

@@ -87,6 +87,8 @@ def attention() -> Iterator[Variant]:
     yield "paged q=16", paged, bf16, rows(64, 64), 4, 3
     yield "paged tree of 32", paged, bf16, rows(128, 128, "tree"), 8, 5
     yield "paged fp32", paged, typed("fp32"), rows(16, 4), 4, 3
+    yield "paged fp32 q=8", paged, typed("fp32"), rows(32, 32), 8, 3
+    yield "paged bf16 256 wide", paged, bf16, rows(16, 4, D=256, WIDTH=256), 4, 3
     yield "paged fp16 capped", paged, typed("fp16"), rows(16, 4, CAPPED=True), 4, 5
     yield "paged fp8", paged, typed("bf16", "fp8e4nv"), rows(16, 4, "k_scale", "v_scale", SCALED=1), 4, 5
     yield "paged fp8 by page", paged, typed("bf16", "fp8e4nv"), rows(16, 4, "k_scale", "v_scale", SCALED=2), 4, 5
@@ -105,6 +107,11 @@ def attention() -> Iterator[Variant]:
     yield "prefill fresh window", prefill, {**bf16, **unscaled}, prompt(WINDOWED=True, CAPPED=True), 8, 3
     narrow = {**bf16, "k_pages": "fp8e4nv", "v_pages": "fp8e4nv"}
     yield "prefill fresh fp8", prefill, narrow, prompt("globals", SCALED=True), 8, 3
+
+    wide = prompt("globals", D=256, WIDTH=256, TILE=32)
+    yield "prefill bf16 256 wide", prefill, {**bf16, **unscaled}, wide, 8, 3
+    exact = {**typed("fp32"), "k_scale": "fp32", "v_scale": "fp32"}
+    yield "prefill fp32", prefill, exact, prompt("globals", BLOCK=32, TILE=16), 8, 2
 
     merge = {"ROWS": 4, "BLOCK": 16, "GROUP": 4, "D": 128, "WIDTH": 128, "CHUNKS": 16}
     yield "merge", attention_merge._merge_kernel, bf16, merge, 4, 3

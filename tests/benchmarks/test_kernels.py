@@ -93,7 +93,7 @@ def test_a_peer_that_is_wrong_or_missing_is_left_out(harness: ModuleType) -> Non
 
 def test_figures(harness: ModuleType) -> None:
     bar, timing = importlib.import_module("case").Bar, importlib.import_module("timing")
-    bars = {"of_copy": bar(0.8), "vs_peer": bar(2.5), "ms": bar(1.0)}
+    bars = {"of_copy": bar(0.8), "vs_peer": bar(2.5), "ms": bar(1.0, ceiling=True)}
     times = {"trimtab": timing.Timed((0.5, 0.4, 0.6), False), "peer": timing.Timed((1.0,), True)}
     limits = timing.Ceilings(copy=4e12, matmul=8e14)
     rows = {(r.metric, r.system): r for r in harness.figures(case(harness, bars=bars), times, limits)}

@@ -32,7 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 
 
 def test_nothing_is_spilled_and_all_of_it_fits(built: dict[str, dict[str, Any]]) -> None:
-    assert len(built) == 20
+    assert len(built) == 24
     assert {name for name, each in built.items() if each["spilled"]} == set()
     assert {name for name, each in built.items() if each["shared"] > SHARED} == set()
 

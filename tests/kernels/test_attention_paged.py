@@ -146,6 +146,13 @@ def test_splitting_changes_no_more_than_rounding(device: torch.device) -> None:
     torch.testing.assert_close(whole, split, atol=1e-5, rtol=1e-5)
 
 
+def test_more_parts_than_are_merged_at_once(device: torch.device) -> None:
+    made = store([1], [330], heads=2, kv_heads=1, device=device)
+    shape = planned(made, fixed_split=1)
+    assert shape.merges[0][3] == 21
+    agree(made, shape)
+
+
 @pytest.fixture
 def even_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter multiplies by numpy, where a row's bits depend on its place in the matrix; a GPU's do not."""
@@ -313,6 +320,15 @@ def test_a_wrong_argument_is_named(device: torch.device) -> None:
     among = torch.zeros(1, 2, 1, dtype=torch.int32, device=device)
     with pytest.raises(ValueError, match=r"^window: "):
         paged_attention(**wrong(made, pages_top_k=among, window=3))
+
+
+def test_blocks_too_large_for_a_gpu_are_refused(device: torch.device) -> None:
+    """Exact products of 256 wide heads: 128 rows of them would take 290 KB of its 227."""
+    made = store([9], [20], heads=16, kv_heads=1, d=256, device=device)
+    with pytest.raises(ValueError, match=r"^plan: fp32"):
+        paged_attention(*made.all, scale=0.1, plan=planned(made))
+    agree(made, None)
+    agree(made, planned(made, block=64))
 
 
 @pytest.mark.gpu

@@ -90,7 +90,8 @@ def test_it_agrees_with_float64(name: str, drawn: dict[str, Any]) -> None:
 @pytest.mark.parametrize("form", ["paged", "fresh", "first"])
 @pytest.mark.parametrize("window", [0, 24])
 def test_the_blocks_used_on_a_gpu(form: str, window: int, device: torch.device) -> None:
-    arguments, options = case([150], [0 if form == "first" else 70], form, heads=2, kv_heads=1, device=device)
+    sizes: dict[str, Any] = {"heads": 2, "kv_heads": 1, "dtype": torch.float16}
+    arguments, options = case([150], [0 if form == "first" else 70], form, **sizes, device=device)
     agree(arguments, options, window=window, sinks=2)
 
 
