@@ -22,10 +22,11 @@ from ..protocol.messages import Answer as WholeAnswer
 from ..protocol.messages import Usage
 from ..routing.plan import Lengths
 from ..routing.second_look import FACT as LOOK
-from . import cascading, continuation, output
+from . import cascading, continuation, outline, output
 from .breaker import counts_against
 from .catalogue import Catalogue, Served
 from .controls import NONE, Controls
+from .outline import ENGINE, Outlines
 from .relay import MAX_EVENT, StreamRelay
 from .retry import RetryPolicy, worth_another
 from .slots import Place, service
@@ -65,11 +66,13 @@ class Answer:
     def __init__(
         self,
         catalogue: Catalogue,
+        outlines: Outlines | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._catalogue = catalogue
+        self._outlines = outlines or Outlines()
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
@@ -93,6 +96,7 @@ class Answer:
         return await self._first(exchange, self._open)
 
     async def _small(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
+        self._outlines.spare(exchange, exchange.targets[0])
         return await self._attempts(exchange, self._catalogue.served(exchange.targets[0]), verb)
 
     async def _first(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
@@ -142,7 +146,8 @@ class Answer:
     ) -> T:
         """One call. Raises _Failed with what may be tried again, and as it is what says not to."""
         breaker = served.breaker
-        call = self._call(exchange, served, waited)
+        outlined = served.continues == ENGINE and await self._outlines.suits(exchange, served)
+        call = self._call(exchange, served, waited, outlined)
         if not breaker.allow(self._clock()):
             raise _resting(served.target, breaker.retry_after(self._clock()))
         exchange.receipt.attempts += 1
@@ -199,9 +204,9 @@ class Answer:
         else:
             served.breaker.abandon()
 
-    def _call(self, exchange: Exchange, served: Served, waited: float = 0.0) -> Call:
+    def _call(self, exchange: Exchange, served: Served, waited: float, outlined: bool) -> Call:
         request = exchange.working
-        asked = exchange.facts["asked"] = output.asked(exchange, served)
+        asked = exchange.facts["asked"] = output.asked(exchange, served, outlined)
         changes: dict[str, object] = dict(asked.changes)
         if asked.parts:
             output.note(exchange, asked.parts)
@@ -230,6 +235,8 @@ class Answer:
         asked: output.Asked = exchange.facts.get("asked", output.NOTHING)
         try:
             async with asyncio.timeout(call.timeouts.total):
+                if asked.outlined:
+                    return await outline.complete(call, served.backend, *_told(exchange, served))
                 answer = await served.backend.complete(call)
                 if asked.cap.ours and served.continues is not None:
                     again = partial(self._again, exchange, served, served.backend.complete)
@@ -251,8 +258,11 @@ class Answer:
         stream: Stream | None = None
         try:
             async with asyncio.timeout(call.timeouts.first_token):
-                stream = await served.backend.stream(call)
                 asked: output.Asked = exchange.facts.get("asked", output.NOTHING)
+                if asked.outlined:
+                    stream = outline.OutlinedStream(call, served.backend, *_told(exchange, served))
+                else:
+                    stream = await served.backend.stream(call)
                 if asked.cap.ours and served.continues is not None:
                     again = partial(self._again, exchange, served, served.backend.stream)
                     stream = continuation.JoinedStream(call, stream, asked.cap, served.continues, asked.room, again)
@@ -366,6 +376,11 @@ class _Failed(Exception):
 def _charge(exchange: Exchange, target: Target, used: Usage) -> None:
     """Parts of an answer that then failed: they have to be paid all the same."""
     exchange.receipt.charges.append(Charge("answer", target.name, used, target.price.of(used)))
+
+
+def _told(exchange: Exchange, served: Served) -> tuple[Callable[[Usage], None], Callable[[int], None]]:
+    """What an outline that came to nothing used, and what became of it."""
+    return partial(_charge, exchange, served.target), partial(output.outlined, exchange)
 
 
 def _less(timeouts: Timeouts, waited: float) -> Timeouts:

@@ -75,7 +75,7 @@ async def complete(
             going = onward(call, style, said, cap)
             answer = await again(going)
             parts += 1
-            used = _sum(used, _used(going, answer))
+            used = used + _used(going, answer)
     except BaseException:
         paid(used)
         raise
@@ -127,18 +127,6 @@ def _used(call: Call, answer: Answer) -> Usage:
     return Usage(prompt=estimate_bytes(call.request.encode()), completion=estimate(text) if text else 0, estimated=True)
 
 
-def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        one.prompt + other.prompt,
-        one.completion + other.completion,
-        one.cached + other.cached,
-        one.reasoning + other.reasoning,
-        one.accepted + other.accepted,
-        one.rejected + other.rejected,
-        one.estimated or other.estimated,
-    )
-
-
 class JoinedStream:
     """A stream under a cap of ours, with the streams that follow it; the bytes of one (base.Stream)."""
 
@@ -185,7 +173,7 @@ class JoinedStream:
             return None
         if own is None:
             own = Usage(estimate_bytes(self._asked.request.encode()), self._count, estimated=True)
-        return _sum(self._before, own)
+        return self._before + own
 
     async def _written(self) -> AsyncIterator[bytes]:
         while True:
@@ -202,7 +190,7 @@ class JoinedStream:
             await self._next()
 
     async def _next(self) -> None:
-        self._before = self.spent() or _sum(self._before, Usage(completion=self._count, estimated=True))
+        self._before = self.spent() or self._before + Usage(completion=self._count, estimated=True)
         self._between = True
         await self._stream.aclose()
         self._cut, self._held, self._here, self._count = False, "", None, 0
@@ -281,4 +269,4 @@ class JoinedStream:
         if self._here is None:
             return b""
         chunk = {"object": "chat.completion.chunk", **(self._head or {}), "choices": []}
-        return b"data: " + _encode({**chunk, "usage": _sum(self._before, self._here).to_openai()}) + b"\n\n"
+        return b"data: " + _encode({**chunk, "usage": (self._before + self._here).to_openai()}) + b"\n\n"

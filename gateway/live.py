@@ -39,6 +39,7 @@ from .limits import Limiter, rate_limit_headers
 from .metrics import Metrics
 from .model_config import EngineModel, ModelConfig
 from .model_facts import model_facts
+from .outline import Outlines
 from .pipeline import Pipeline
 from .planning import Planning, beside
 from .retry import RetryPolicy
@@ -378,7 +379,7 @@ class Gateway:
             admit=admit,
             pipeline=Pipeline(admit, self._stages.optimisations(pruning)),
             pruning=pruning,
-            answer=Answer(catalogue),
+            answer=Answer(catalogue, Outlines(pruning.embedder)),
             max_body=config.server.max_body_mb << 20,
         )
 

@@ -44,30 +44,31 @@ _EFFORTS: Mapping[str, Effort] = {
 
 class Asked(NamedTuple):
     """`changes`: fields of the request; `expected`: tokens of the middle answer, None where nobody wanted to know;
-    `room`: tokens that the model has for an answer, None where nobody knows."""
+    `room`: tokens that the model has for an answer, None where nobody knows; `outlined`: written point by point."""
 
     changes: Mapping[str, object]
     cap: Cap
     expected: int | None
     room: int | None
     parts: tuple[Part, ...] = ()
+    outlined: bool = False
 
 
 NOTHING = Asked({}, FREE, None, None)
 
 
-def asked(exchange: Exchange, served: Served) -> Asked:
+def asked(exchange: Exchange, served: Served, outlined: bool = False) -> Asked:
     """Never raises: what cannot be read is left alone."""
     lengths = exchange.facts.get("lengths")
     if not isinstance(lengths, Lengths) or not (lengths.read or exchange.policy(OutputPolicy).changes):
         return NOTHING
     try:
-        return _asked(exchange, served, lengths)
+        return _asked(exchange, served, lengths, outlined)
     except InvalidRequest:
         return NOTHING
 
 
-def _asked(exchange: Exchange, served: Served, lengths: Lengths) -> Asked:
+def _asked(exchange: Exchange, served: Served, lengths: Lengths, outlined: bool) -> Asked:
     policy, request = exchange.policy(OutputPolicy), exchange.working
     told = lengths.of(served.target.name, exchange)
     room = room_of(request, served)
@@ -80,12 +81,18 @@ def _asked(exchange: Exchange, served: Served, lengths: Lengths) -> Asked:
             parts.append(Part("thinking", why=thought.effort or f"{thought.budget} tokens"))
     cap = FREE
     # A model that thinks may spend the cap on thoughts, which nobody can take up.
-    if policy.cap and served.continues is not None and served.thinking is None and continuable(request):
+    if (
+        policy.cap
+        and not outlined
+        and served.continues is not None
+        and served.thinking is None
+        and continuable(request)
+    ):
         cap = caps.propose(told, request.max_output, room, can_continue=True)
         if cap.ours:
             changes["max_tokens"] = cap.tokens
             parts.append(Part("cap", why=f"{cap.tokens} tokens"))
-    return Asked(changes, cap, max(1, round(told.p50)), room, tuple(parts))
+    return Asked(changes, cap, max(1, round(told.p50)), room, tuple(parts), outlined)
 
 
 def room_of(request: Request, served: Served) -> int | None:
@@ -168,6 +175,14 @@ def continued(exchange: Exchange) -> None:
         before = next((part.count for part in line.parts if part.what == "continued"), 0)
         kept = [part for part in line.parts if part.what != "continued"]
         line.parts = [*kept, Part("continued", count=before + 1)]
+
+
+def outlined(exchange: Exchange, points: int) -> None:
+    """Write on the plan's line what became of an outline; 0 points: it was let go."""
+    lengths = exchange.facts.get("lengths")
+    if isinstance(lengths, Lengths):
+        lengths.hinted = lengths.hinted or points > 0  # its length says nothing of other answers
+    note(exchange, (Part("outlined", count=points) if points else Part("not outlined", why="its outline was no list"),))
 
 
 def plan_line(lines: list[ReceiptLine]) -> ReceiptLine | None:

@@ -168,8 +168,11 @@ class _Reader:
 
 
 def _embeds(config: Config) -> bool:
-    policies = [tenant.policy.compress for tenant in config.tenants.values()]
-    return any(p.context.enabled or p.tools.enabled or p.demonstrations.enabled for p in policies)
+    policies = [tenant.policy for tenant in config.tenants.values()]
+    pruned = [p.compress for p in policies]
+    return any(p.output.skeleton for p in policies) or any(
+        p.context.enabled or p.tools.enabled or p.demonstrations.enabled for p in pruned
+    )
 
 
 def _opened(options: EmbedOptions) -> Embedder | None:

@@ -50,6 +50,18 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     def total(self) -> int:
         return self.prompt + self.completion
 
+    def __add__(self, other: Usage) -> Usage:
+        """Of both calls together."""
+        return Usage(
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.cached + other.cached,
+            self.reasoning + other.reasoning,
+            self.accepted + other.accepted,
+            self.rejected + other.rejected,
+            self.estimated or other.estimated,
+        )
+
     def to_openai(self) -> dict[str, Any]:
         """The `usage` object as OpenAI writes it."""
         return {

@@ -21,6 +21,7 @@ class OutputPolicy(BaseModel):
     `cap`        a `max_tokens` where the client set none, far in the tail; an answer that reaches it is continued
     `reasoning`  an effort or thinking budget where the client set none
     `shape`      hints that ask for shorter answers, with a holdout
+    `skeleton`   on the bundled engine, an outline first where that suits, and then its points side by side
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,14 +32,15 @@ class OutputPolicy(BaseModel):
     cap: Flag = False
     reasoning: Flag = False
     shape: ShapePolicy = ShapePolicy()
+    skeleton: Flag = False
 
     @model_validator(mode="after")
     def _planned(self) -> Self:
         if not self.plan and self.changes:
-            raise ValueError("has `plan` off, and `cap`, `reasoning` or `shape` on, which rest on it")
+            raise ValueError("has `plan` off, and `cap`, `reasoning`, `shape` or `skeleton` on, which rest on it")
         return self
 
     @property
     def changes(self) -> bool:
         """Whether a request may be changed at all."""
-        return self.cap or self.reasoning or self.shape.style is not None
+        return self.cap or self.reasoning or self.skeleton or self.shape.style is not None

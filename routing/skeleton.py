@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHIPPED = Path(__file__).resolve().parent / "skeleton_router.json"
-LEAST_TOKENS = 300.0  # of the middle answer below which side by side saves nothing
+LEAST_FORESEEN = 100.0  # tokens of the middle answer below which side by side saves nothing
+LEAST_ASKED = 300.0  # the same where the prompt itself names a length
 FEWEST, MOST = 3, 12  # points
 LONGEST_POINT = 120  # characters
 _POINT = re.compile(r"(\d{1,2})[.)][ \t]+(\S.*)")
@@ -81,7 +82,7 @@ class SkeletonRouter:
         why = against(prompt, cues, structured)
         if not why and vector is None:
             why = "no embedding"
-        if not why and p50 is not None and p50 < LEAST_TOKENS:
+        if not why and p50 is not None and p50 < LEAST_FORESEEN:
             why = "a short answer"
         if why or vector is None:
             return Suit(False, 0.0, why)
@@ -110,7 +111,7 @@ def against(prompt: str, cues: Cues, structured: bool = False) -> str:
         return "maths"
     if _ROLE.search(lower):
         return "a role to play"
-    if cues.asked is not None and cues.asked < LEAST_TOKENS:
+    if cues.asked is not None and cues.asked < LEAST_ASKED:
         return "a short answer was asked for"
     return ""
 

@@ -35,7 +35,7 @@ def test_never_with_tools_without_a_vector_or_for_short_answers() -> None:
     assert ALWAYS.suits(prompt, VECTOR, 500).suits
     assert not ALWAYS.suits(prompt, VECTOR, 500, structured=True).suits
     assert not ALWAYS.suits(prompt, None, 500).suits
-    assert not ALWAYS.suits(prompt, VECTOR, 100).suits
+    assert not ALWAYS.suits(prompt, VECTOR, 99).suits
 
 
 def test_the_shipped_router_reads_vectors_of_the_bundled_embedder() -> None:
