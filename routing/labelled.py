@@ -2,7 +2,8 @@
 
     {"prompt": "...", "good": {"small": 1, "large": 1}}
     {"messages": [...], "good": {"small": 0.4, "large": 1}, "answers": {"small": "..."}, "tokens": {"prompt": 210,
-     "small": 95, "large": 130}, "at": 1767225600.0, "model": "large", "session": "u17", "topic": "billing"}
+     "small": 95, "large": 130}, "logprobs": {"small": -0.21}, "at": 1767225600.0, "model": "large", "session": "u17",
+     "topic": "billing"}
 
 `good` says how good each model's answer was, 0 to 1, by the model's name; `weak_ok`, `strong_ok`, `weak_answer` and
 `strong_answer` (RouteLLM's) are understood as `small` and `large`. Whatever else a line has is left alone. Pure: lines
@@ -29,12 +30,14 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """`tokens`: of the prompt under "prompt", of an answer under the model's name. `at`: seconds since the epoch."""
+    """`tokens`: of the prompt under "prompt", of an answer under the model's name. `logprobs`: the mean of an answer's
+    tokens, in nats, by its model. `at`: seconds since the epoch."""
 
     prompt: str
     good: Mapping[str, float] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    logprobs: Mapping[str, float] = field(default_factory=dict)
     at: float | None = None
     model: str | None = None
     session: str | None = None
@@ -68,6 +71,7 @@ def labelled(row: Mapping[str, Any]) -> Labelled:
         _good(row),
         {_name(key): text for key, text in _texts(row).items()},
         _tokens(row),
+        _logprobs(row),
         None if at is None else float(at),
         _optional(row, "model"),
         _optional(row, "session"),
@@ -128,6 +132,16 @@ def _tokens(row: Mapping[str, Any]) -> dict[str, int]:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ValueError(f"'tokens' of {name[:60]!r} must be a whole number")
     return {_name(name): count for name, count in given.items()}
+
+
+def _logprobs(row: Mapping[str, Any]) -> dict[str, float]:
+    given = row.get("logprobs", {})
+    if not isinstance(given, dict):
+        raise ValueError("'logprobs' must be means by name: {\"small\": -0.2}")
+    for name, mean in given.items():
+        if isinstance(mean, bool) or not isinstance(mean, (int, float)) or not -math.inf < mean <= 0:
+            raise ValueError(f"'logprobs' of {name[:60]!r} must be a mean of logarithms, 0 at most")
+    return {_name(name): float(mean) for name, mean in given.items()}
 
 
 def _name(model: str) -> str:

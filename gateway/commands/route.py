@@ -141,8 +141,12 @@ def _fitted(prompts: Prompts, options: EmbedOptions, args: argparse.Namespace) -
 
 
 def _checked(prompts: Prompts) -> Array:
-    pairs = zip((row.prompt for row in prompts.rows), prompts.answers or [], strict=True)
-    return np.array([checks(Answered(prompt, answer)) for prompt, answer in pairs], dtype=np.float32)
+    small = prompts.pair[0]
+    said = [
+        Answered(row.prompt, answer, mean_logprob=row.logprobs.get(small))
+        for row, answer in zip(prompts.rows, prompts.answers or [], strict=True)
+    ]
+    return np.array([checks(each) for each in said], dtype=np.float32)
 
 
 def _judged(calibration: Calibration, prompts: Prompts, args: argparse.Namespace) -> Judged:

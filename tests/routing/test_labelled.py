@@ -42,6 +42,8 @@ def test_a_chats_last_user_text_is_the_prompt() -> None:
         ('{"prompt": "p", "good": {"small": NaN}}', "a number from 0 to 1"),
         ('{"prompt": "p", "weak_ok": "yes"}', "a number from 0 to 1"),
         ('{"prompt": "p", "tokens": {"small": -1}}', "a whole number"),
+        ('{"prompt": "p", "logprobs": {"small": 0.1}}', "0 at most"),
+        ('{"prompt": "p", "logprobs": {"small": NaN}}', "0 at most"),
         ('{"prompt": "p", "at": "noon"}', "seconds since 1970"),
         ('{"prompt": "p", "at": Infinity}', "seconds since 1970"),
     ],
@@ -68,7 +70,7 @@ _json = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["prompt", "messages", "good", "weak_ok", "tokens", "at", "answers"]), _json))
+@given(st.dictionaries(st.sampled_from(["prompt", "messages", "good", "weak_ok", "tokens", "logprobs", "at", "answers"]), _json))
 def test_any_line_is_read_or_refused_in_words(row: dict[str, Any]) -> None:
     try:
         (found,) = read([json.dumps(row)])
