@@ -70,7 +70,11 @@ _json = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["prompt", "messages", "good", "weak_ok", "tokens", "logprobs", "at", "answers"]), _json))
+@given(
+    st.dictionaries(
+        st.sampled_from(["prompt", "messages", "good", "weak_ok", "tokens", "logprobs", "at", "answers"]), _json
+    )
+)
 def test_any_line_is_read_or_refused_in_words(row: dict[str, Any]) -> None:
     try:
         (found,) = read([json.dumps(row)])
