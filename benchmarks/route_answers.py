@@ -30,7 +30,7 @@ from trimtab.routing.arithmetic import numbers
 
 ASK = "Solve this step by step, briefly. End with a line 'The answer is' and the number."
 AT_ONCE = 16
-LONGEST = 320  # tokens of an answer
+LONGEST = 256  # tokens of an answer
 SMALL, LARGE = "small", "large"
 
 
@@ -92,7 +92,7 @@ async def record(args: argparse.Namespace, name: str, weights: str) -> dict[str,
     asked = [prompt for prompt, _ in questions(args.data, args.count) if prompt not in known]
     if not asked:
         return known
-    backend = EngineBackend(weights, most_running=AT_ONCE)
+    backend = EngineBackend(weights, most_running=AT_ONCE, threads=args.threads)
     await backend.start()
     began, tokens = time.monotonic(), 0
     with Progress(console=screen()) as bar, kept.open("a") as file:
@@ -138,6 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--small", required=True, help="weights of the small model: a GGUF file or a catalogue's name")
     parser.add_argument("--large", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=240)
+    parser.add_argument("--threads", type=int, help="of the engine; one, where others work on the machine too")
     parser.add_argument("--lock", type=Path, help="a file that others lock while they measure on this machine")
     asyncio.run(main(parser.parse_args()))
