@@ -1,8 +1,7 @@
-"""Where a kernel runs: Triton on a CUDA device, plain torch anywhere else. The one switch, and the tuning table.
+"""Where a kernel runs: Triton on a CUDA device, plain torch anywhere else, or as the switch says; and the tuning table.
 
 A kernel file imports `jit` and `tl` from here, so that it can be imported where triton is not installed; its public
-function asks `use_triton` which way to go. `TRIMTAB_KERNELS=triton|torch`, read once, overrides the choice for tests:
-`triton` on CPU tensors runs in Triton's interpreter and needs TRITON_INTERPRET=1 before triton is imported.
+function asks `use_triton` which way to go (switch.py has the override).
 
 Block sizes come from `tuning/<GPU name>.json`, which `benchmarks/kernels/tune.py` writes. Nothing is ever tuned while
 a request waits: a shape that the table does not know runs with the kernel's own defaults. This module knows no kernel.
@@ -13,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .switch import forced, mode
 
 try:
     import triton
@@ -41,39 +42,28 @@ __all__ = [
     "use_triton",
 ]
 
-_MODES = ("", "triton", "torch")
+log = logging.getLogger("trimtab.kernels")
+
 _TUNING = Path(__file__).parent / "tuning"
-
-
-def _mode(name: str) -> str:
-    if name not in _MODES:
-        raise ValueError(f"TRIMTAB_KERNELS: must be triton or torch, not {name!r}")
-    if name == "triton" and triton is None:
-        raise ValueError("TRIMTAB_KERNELS: triton is not installed")
-    return name
-
-
-_state = {"mode": _mode(os.environ.get("TRIMTAB_KERNELS", ""))}
-
-
-@contextlib.contextmanager
-def forced(mode: str) -> Iterator[None]:
-    """Within it every launcher goes one way: "triton", "torch", or "" for the usual choice. For tests and benchmarks;
-    it holds for the whole process, not for one thread."""
-    before = _state["mode"]
-    _state["mode"] = _mode(mode)
-    try:
-        yield
-    finally:
-        _state["mode"] = before
 
 
 def use_triton(tensor: torch.Tensor) -> bool:
     """Whether a kernel is to run for data on this tensor's device."""
-    mode = _state["mode"]
-    if mode:
-        return mode == "triton"
-    return tensor.is_cuda and triton is not None
+    if mode():
+        return mode() == "triton"
+    return tensor.is_cuda and _compiles()
+
+
+@functools.cache
+def _compiles() -> bool:
+    """Whether triton can compile here: for its launchers it needs a C compiler, which an image may lack."""
+    try:
+        if triton is not None:
+            triton.runtime.driver.active.get_current_target()
+    except Exception as why:  # whatever it is, plain torch still answers
+        log.warning("kernels run as plain torch, slowly: triton does not work here: %s", why)
+        return False
+    return triton is not None
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -82,10 +82,14 @@ class _Group:
 def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, tiles: bool) -> list[_Group]:
     every = range(len(sequences))
     if not memory.turned:
-        from .attention_kernels import Paged
+        from .attention_kernels import Paged, Prompts, is_prompt
 
-        kinds = [[i for i in every if not sequences[i].paths], [i for i in every if sequences[i].paths]]
-        return [_Group(Paged, kind) for kind in kinds if kind]
+        group = heads // memory.values.shape[2]
+        trees = [i for i in every if sequences[i].paths]
+        prompts = [i for i in every if not sequences[i].paths and is_prompt(len(sequences[i].tokens), group)]
+        few = sorted(set(every) - set(trees) - set(prompts))
+        kinds = [_Group(Paged, few), _Group(Paged, trees), _Group(Prompts, prompts)]
+        return [kind for kind in kinds if kind.members]
     many = [i for i in every if tiles and not sequences[i].paths and _in_tile(sequences[i], heads)]
     few = sorted(set(every) - set(many), key=lambda i: len(sequences[i].pages))
     return [_Group(Bags, group) for group in _alike(sequences, few)] + [_Group(Tile, [i]) for i in many]

@@ -12,7 +12,8 @@ for every count of rows, and each form keeps the rule in its own way:
   order of sums for few rows, and packs the weights at every call.
 - int4, only when asked for: the file's own 4-bit blocks in bfloat16 sums. Least memory, and fastest where one row is
   all there ever is; its cost grows with every row.
-- a GPU computes in bfloat16, where cuBLAS promises no row rule.
+- a GPU computes in bfloat16, where cuBLAS promises no row rule; int8 and int4 are there kept as such, and multiplied by
+  the kernels room.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...kernels.switch import serves
 from .blocks import Floats
 from .checkpoint import FourBits
 from .packed_int4 import packed_product
@@ -76,6 +78,10 @@ class Linear:
 
 def _made(weights: Iterable[Floats], compute: Compute, device: torch.device) -> Product:
     """`weights` come one by one, so that only one of them is in memory in float32."""
+    if compute == "int8" and serves(device):
+        from .linear_kernels import Int8OfKernels
+
+        return Int8OfKernels(weights, device)
     if device.type == "cpu" and compute == "int8" and _ONEDNN:
         return Int8(weights)
     dtype = torch.bfloat16 if compute != "float32" and (_ONEDNN or device.type != "cpu") else torch.float32
@@ -89,7 +95,13 @@ def _packed(source: Source, names: tuple[str, ...], device: torch.device) -> Pro
     """The product over the file's own 4-bit values; None where some matrix has none that can be packed."""
     parts = [source.four_bits(name) for name in names]
     whole = [part for part in parts if part is not None]
-    return packed_product(whole, device) if len(whole) == len(parts) else None
+    if len(whole) < len(parts):
+        return None
+    if serves(device):
+        from .linear_kernels import int4_product
+
+        return int4_product(whole, device)
+    return packed_product(whole, device)
 
 
 class Int8:
@@ -97,7 +109,7 @@ class Int8:
 
     def __init__(self, weights: Iterable[Floats]) -> None:
         """`weights` float32 [outputs, inputs], stacked; fewer than 2^16 inputs, so that no sum leaves 32 bits."""
-        whole, scales = zip(*map(_rounded, weights), strict=True)
+        whole, scales = zip(*map(rounded, weights), strict=True)
         assert whole[0].shape[1] < 1 << 16
         self._scale = torch.cat(scales)
         self._weight = torch.ops.onednn.qlinear_prepack(whole[0] if len(whole) == 1 else torch.cat(whole), None)
@@ -117,7 +129,7 @@ class Int8:
         return y.mul_(top * (1 / _TOP))
 
 
-def _rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
+def rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
     """int8 [outputs, inputs] and float32 [outputs] whose product is nearest to the weights."""
     whole = np.empty(weight.shape, dtype=np.int8)
     scale = np.empty(len(weight), dtype=np.float32)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...kernels.switch import serves
 from .shape import Shape
 
 PAGE = 64  # tokens: each page is one fixed partial sum of attention, and the grain at which prefixes are shared
@@ -20,7 +21,8 @@ PAGE = 64  # tokens: each page is one fixed partial sum of attention, and the gr
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places of new rows in one layer: of each key (of each of its numbers, where keys are turned) and value."""
+    """The places of new rows in one layer: of each number of each key, and of each value. Where keys are not turned,
+    both are slots: page * page size + place in it."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -44,7 +46,7 @@ class Memory:
     ) -> None:
         """`turned` None: as the device wants it."""
         self.page, self.pages = page, pages
-        self.turned = device.type == "cpu" if turned is None else turned
+        self.turned = not serves(device) if turned is None else turned
         across = (shape.layers, pages + 1, shape.kv_heads)
         keys = (shape.head, page) if self.turned else (page, shape.head)
         self.keys = _zeros((*across, *keys), dtype, device)
@@ -54,24 +56,22 @@ class Memory:
         """Where new rows go: slot = page * page size + place in it."""
         kv_heads, head = self.values.shape[2], self.values.shape[4]
         device = self.keys.device
-        slot = torch.tensor(slots, device=device)[:, None]
+        slot = torch.tensor(slots, device=device)
+        if not self.turned:
+            return Places(slot, slot)
+        slot = slot[:, None]
         blocks = slot // self.page * kv_heads + torch.arange(kv_heads, device=device)  # [rows, kv_heads]
         values = (blocks * self.page + slot % self.page).view(-1)
-        if not self.turned:
-            return Places(values, values)
         widths = torch.arange(head, device=device)
         keys = ((blocks[..., None] * head + widths) * self.page + (slot % self.page)[..., None]).view(-1)
         return Places(keys, values)
 
     def write(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put [rows, kv_heads, head] keys and values in their places."""
+        """Put [rows, kv_heads, head] keys and values in their places. Keys are turned: kernels write others."""
         head, dtype = values.shape[-1], self.values.dtype
         keys, values = keys.to(dtype), values.to(dtype)
         self.values[layer].view(-1, head).index_copy_(0, places.values, values.reshape(-1, head))
-        if self.turned:
-            self.keys[layer].view(-1).scatter_(0, places.keys, keys.reshape(-1))
-        else:
-            self.keys[layer].view(-1, head).index_copy_(0, places.keys, keys.reshape(-1, head))
+        self.keys[layer].view(-1).scatter_(0, places.keys, keys.reshape(-1))
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (from, to) each."""

@@ -7,6 +7,7 @@ or sampling.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,14 @@ from .checkpoint import Checkpoint
 from .linear import Compute, Linear, best_compute
 from .memory import Memory
 
+if TYPE_CHECKING:
+    from .model_kernels import Fused
+
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
+    """One layer's weights."""
+
     attention_norm: torch.Tensor
     qkv: Linear
     bias: torch.Tensor | None
@@ -47,24 +53,36 @@ class Model:
         self._norm = self._tensor("norm")
         self._layers = [self._layer(f"layers.{i}.") for i in range(self.shape.layers)]
         self._turns = self._rotations()
+        self._fused: Fused | None = None
         del self._checkpoint
 
     @torch.inference_mode()
     def forward(self, batch: Batch, memory: Memory) -> torch.Tensor:
         """Write the batch's keys and values; gives float32 logits [wanted, vocabulary]."""
-        x = self._embedding[batch.tokens].float()
+        x = self._embedding[batch.tokens]
+        x = self._through(x.float(), batch, memory) if memory.turned else self._by_kernels().through(x, batch, memory)
+        if not len(batch.wanted):
+            return torch.empty((0, self.shape.vocabulary), device=self.device)
+        logits: torch.Tensor = self._head(self._normed(x[batch.wanted], self._norm)).float()
+        return logits
+
+    def _through(self, x: torch.Tensor, batch: Batch, memory: Memory) -> torch.Tensor:
         turns = self._turns[batch.positions][:, None]
         for i, layer in enumerate(self._layers):
             x = x + self._attend(i, layer, self._normed(x, layer.attention_norm), turns, batch, memory)
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        if not len(batch.wanted):
-            return x.new_empty((0, self.shape.vocabulary))
-        logits: torch.Tensor = self._head(self._normed(x[batch.wanted], self._norm)).float()
-        return logits
+        return x
+
+    def _by_kernels(self) -> Fused:
+        if self._fused is None:
+            from .model_kernels import Fused
+
+            self._fused = Fused(self.shape, self._layers, self._turns)
+        return self._fused
 
     def _attend(
-        self, i: int, layer: _Layer, x: torch.Tensor, turns: torch.Tensor, batch: Batch, memory: Memory
+        self, i: int, layer: Layer, x: torch.Tensor, turns: torch.Tensor, batch: Batch, memory: Memory
     ) -> torch.Tensor:
         s, n = self.shape, x.shape[0]
         qkv = layer.qkv(x)
@@ -84,7 +102,7 @@ class Model:
         return out
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.shape.epsilon)
+        return F.rms_norm(x.float(), (x.shape[-1],), weight, self.shape.epsilon)
 
     def _turned(self, x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
         """Rotate the pairs of each head. Halves become neighbours for good: queries and keys agree, and none else
@@ -107,9 +125,9 @@ class Model:
     def _linear(self, *names: str) -> Linear:
         return Linear(self._checkpoint, names, self.compute, self.device)
 
-    def _layer(self, at: str) -> _Layer:
+    def _layer(self, at: str) -> Layer:
         s = self.shape
-        return _Layer(
+        return Layer(
             attention_norm=self._tensor(at + "attention_norm"),
             qkv=self._linear(at + "q", at + "k", at + "v"),
             bias=torch.cat([self._tensor(at + part + "_bias") for part in "qkv"]) if s.biases else None,

@@ -22,17 +22,22 @@ def packed_product(parts: Sequence[FourBits], device: torch.device) -> Callable[
     """
     first = parts[0]
     rows = sum(len(part.values) for part in parts)
-    alike = all(part.group == first.group and _same(part.order, first.order) for part in parts)
-    if device.type != "cpu" or not alike or first.group not in _GROUPS or rows % 16:
+    if device.type != "cpu" or not alike(parts) or first.group not in _GROUPS or rows % 16:
         return None
     return PackedInt4(parts)
+
+
+def alike(parts: Sequence[FourBits]) -> bool:
+    """Whether they may be stacked: one group size, one order of columns."""
+    first = parts[0]
+    return all(part.group == first.group and _same(part.order, first.order) for part in parts)
 
 
 class PackedInt4:
     """bfloat16 products; scales are rounded to bfloat16 too. Rows are independent of one another."""
 
     def __init__(self, parts: Sequence[FourBits]) -> None:
-        values = np.concatenate([_whole(part) for part in parts])
+        values = np.concatenate([whole(part) for part in parts])
         self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.from_numpy(values), 1)
         scales = torch.from_numpy(np.concatenate([part.scales for part in parts]))
         leasts = torch.from_numpy(np.concatenate([part.leasts for part in parts]))
@@ -49,7 +54,7 @@ class PackedInt4:
         return y
 
 
-def _whole(part: FourBits) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+def whole(part: FourBits) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
     """One value a cell: int32 [rows, columns]."""
     rows, half = part.values.shape
     out = np.empty((rows, half, 2), dtype=np.int32)

@@ -2,7 +2,7 @@
 
 The noise of each choice is keyed by (seed, position, token), never drawn from a running stream: the same seed gives the
 same token whatever else the engine does meanwhile, speculation draws the very token it verifies, and a draft model that
-uses the same noise often draws it too.
+uses the same noise often draws it too. On a GPU a kernel draws by the same law, with noise of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...kernels.switch import serves
 from .request import Choice, Sampling
 
 
@@ -60,6 +61,10 @@ def draw(logits: torch.Tensor, laws: Sequence[Law]) -> list[int]:
     if all(law.plain for law in laws):
         return [int(token) for token in logits.argmax(-1)]
     scores = processed(logits, laws)
+    if serves(scores.device):
+        from .sample_kernels import drawn
+
+        return drawn(scores, laws)
     best = scores.argmax(-1).tolist()
     hot = [i for i, law in enumerate(laws) if law.sampling.temperature > 0]
     if hot:

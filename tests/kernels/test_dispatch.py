@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,29 @@ def test_the_switch() -> None:
 def test_kernels_run_on_a_gpu() -> None:
     with dispatch.forced(""):
         assert dispatch.use_triton(torch.ones(1, device="cuda"))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_where_triton_cannot_compile_a_gpu_runs_plain_torch(
+    works: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image without a C compiler: triton says so when its driver is first asked for."""
+
+    class Driver:
+        def get_current_target(self) -> None:
+            if not works:
+                raise RuntimeError("Failed to find C compiler.")
+
+    found = SimpleNamespace(runtime=SimpleNamespace(driver=SimpleNamespace(active=Driver())))
+    monkeypatch.setattr(dispatch, "triton", found)
+    dispatch._compiles.cache_clear()
+    try:
+        with dispatch.forced(""):
+            assert dispatch.use_triton(SimpleNamespace(is_cuda=True)) is works  # type: ignore[arg-type]
+            assert dispatch.use_triton(SimpleNamespace(is_cuda=True)) is works  # type: ignore[arg-type]
+        assert caplog.text.count("C compiler") == (not works), "said once"
+    finally:
+        dispatch._compiles.cache_clear()
 
 
 def test_an_unknown_way_is_refused() -> None:
