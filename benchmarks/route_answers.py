@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import gzip
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +68,6 @@ async def answer(backend: EngineBackend, prompt: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def quiet(lock: Path | None) -> Iterator[None]:
-    """With a file that others lock while they measure, wait until they have."""
-    if lock is None:
-        yield
-        return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
 async def record(args: argparse.Namespace, name: str, weights: str) -> dict[str, dict[str, Any]]:
     """The model's answers by prompt; those in its file are not asked for again."""
     kept = args.out.with_suffix(f".{name}.jsonl")
@@ -98,12 +81,11 @@ async def record(args: argparse.Namespace, name: str, weights: str) -> dict[str,
     with Progress(console=screen()) as bar, kept.open("a") as file:
         task = bar.add_task(name, total=len(asked))
         for at in range(0, len(asked), AT_ONCE):
-            with quiet(args.lock):
-                batch = asked[at : at + AT_ONCE]
-                for prompt, said in zip(batch, await asyncio.gather(*(answer(backend, p) for p in batch)), strict=True):
-                    known[prompt] = {"asked": prompt, **said}
-                    tokens += said["tokens"]
-                    file.write(json.dumps(known[prompt]) + "\n")
+            batch = asked[at : at + AT_ONCE]
+            for prompt, said in zip(batch, await asyncio.gather(*(answer(backend, p) for p in batch)), strict=True):
+                known[prompt] = {"asked": prompt, **said}
+                tokens += said["tokens"]
+                file.write(json.dumps(known[prompt]) + "\n")
             file.flush()
             bar.advance(task, len(batch))
     await backend.close()
@@ -140,5 +122,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--threads", type=int, help="of the engine; one, where others work on the machine too")
-    parser.add_argument("--lock", type=Path, help="a file that others lock while they measure on this machine")
     asyncio.run(main(parser.parse_args()))
