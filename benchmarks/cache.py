@@ -1,20 +1,24 @@
 """How often the semantic cache answers, and how often it is wrong: on labelled pairs, on a stream, on traps.
 
-    python benchmarks/cache.py --data FILE [--train FILE] [--vectors FOLDER] [--json OUT] [--quick]
+    python benchmarks/cache.py --data FILE [--train FILE] [--vectors FOLDER] [--json OUT] [--quick] [--parts PART ...]
 
 FILE holds question pairs, a JSON object a line with `a`, `b` and `same`. What ships was fitted on public pairs
 (benchmarks/cache_fit.py), so give --data a file that holds none of them, or --held-out, which measures only the part
 of the fitting file that nothing was fitted on. With --train the thresholds, and the evidence of the bound, are taken
-from that file's calibration part and not from what ships. docs/benchmarks.md explains the rows.
+from that file's calibration part and not from what ships. The other parts ask whose answers clients get, whether what
+comes back is what came, what a hit costs and how long a look-up takes; each is a script beside this one, cache_PART.py,
+with a description of its own. docs/benchmarks.md explains the rows.
 """
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cache_rivals import FIXED, VCACHE, Served, at_cosine, same_text, vcache
@@ -39,6 +43,8 @@ STREAM, QUICK_STREAM, QUICK_PAIRS = 9_000, 1_500, 1_500
 RESAMPLES = 100
 TRAPS_OF, QUICK_TRAPS_OF = 400, 60
 BARE = "trimtab without vetoes"
+DECISIONS = "decisions"
+PARTS = (DECISIONS, "isolation", "replay", "cost", "lookup")
 
 
 @dataclass(frozen=True)
@@ -94,28 +100,43 @@ def main() -> int:
     parser = arguments(__doc__, "question pairs: a JSON object a line with a, b and same")
     parser.add_argument("--vectors", type=Path, metavar="FOLDER", help="keep the questions' vectors there")
     parser.add_argument("--held-out", action="store_true", help="only the part of the file that fitting left alone")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all of them; with --quick the decisions alone")
+    parser.add_argument("--bench", type=Path, metavar="DIR", help="for the part cost: see cache_cost.py")
+    parser.add_argument("--secs", type=float, default=3.0, help="for the part cost: seconds a slice")
+    parser.add_argument("--runs", type=int, default=5, help="for the part cost: slices of each case")
+    parser.add_argument("--million", action="store_true", help="for the part lookup: a million entries, too")
     options = parser.parse_args()
+    options.notes = []
+    rows: list[Row] = []
+    for part in options.parts or ((DECISIONS,) if options.quick else PARTS):
+        rows += decisions(options) if part == DECISIONS else importlib.import_module(f"cache_{part}").rows(options)
+    if not rows:
+        return 0
+    shown = [
+        row for row in rows if row.system not in FIXED or not row.metric.startswith("trap_") or row.metric == "trap_all"
+    ]
+    rest = [row for row in rows if row not in shown]
+    Report("cache", shown, seed=options.seed, notes=options.notes, details=rest).publish(options.json)
+    return 0
+
+
+def decisions(options: Any) -> list[Row]:
+    """What is served and what of it is wrong; nothing without pairs."""
     data = read(options.data)
     if not data.pairs:
-        print("cache: nothing to measure; give --data FILE with question pairs")
-        return 0
+        print("cache: no decisions to measure; give --data FILE with question pairs", file=sys.stderr)
+        return []
     if options.held_out:
         data = data.part(CALIBRATE, 1.01)
     if options.quick and len(data.pairs) > QUICK_PAIRS:
         data = shortened(data, QUICK_PAIRS / len(data.pairs), options.seed)
     verifier = CalibratedVerifier(PairScorer())
     thresholds = trained(options.train, options.vectors, verifier) if options.train else of(shipped())
-    rows = run(data, vectors(data.questions, options.vectors), verifier, thresholds, options.quick, options.seed)
-    notes = [
+    options.notes += [
         f"{len(data.pairs)} pairs, {len(data.questions)} questions, ceiling of any cache {data.ceiling:.1%}",
         "thresholds: " + ("fitted on --train" if options.train else "as shipped"),
     ]
-    shown = [
-        row for row in rows if row.system not in FIXED or not row.metric.startswith("trap_") or row.metric == "trap_all"
-    ]
-    rest = [row for row in rows if row not in shown]
-    Report("cache", shown, seed=options.seed, notes=notes, details=rest).publish(options.json)
-    return 0
+    return run(data, vectors(data.questions, options.vectors), verifier, thresholds, options.quick, options.seed)
 
 
 def run(

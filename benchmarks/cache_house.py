@@ -103,7 +103,7 @@ class House:
     @property
     def flights(self) -> int:
         """Answers that the cache believes to be on their way."""
-        return len(self.gateway._stages._recall._flights)
+        return len(self.gateway._stages._recall._sharing._flights)
 
     async def rest(self, seconds: float = 10.0) -> None:
         """Wait until nothing is in flight. Raises TimeoutError."""
