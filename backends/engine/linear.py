@@ -36,12 +36,13 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 _ONEDNN: bool = torch._C._has_mkldnn
 _LEAST_ROWS = 4  # below it oneDNN may sum a float's row in another order
-_FEW_ROWS = 4
 _ROWS_AT_ONCE = 64  # of weights, to be rounded: few enough for a cache
 _TOP = 32512.0  # the largest whole number a row is written in: 127 * 256
 # Added to a float32 v of at most 2^15, it leaves round(v) + 128 * 257 in the two lowest bytes: the two digits of v,
 # each with 128 added to it.
 _TO_DIGITS = 1.5 * 2**23 + 128 * 257
+# As tensors: to make one of a number takes as long as the sum.
+_TOPS, _TO_DIGIT = torch.tensor(_TOP), torch.tensor(_TO_DIGITS)
 
 
 class Source(Protocol):
@@ -111,7 +112,7 @@ class Int8:
         """`weights` float32 [outputs, inputs], stacked; fewer than 2^16 inputs, so that no sum leaves 32 bits."""
         whole, scales = zip(*map(rounded, weights), strict=True)
         assert whole[0].shape[1] < 1 << 16
-        self._scale = torch.cat(scales)
+        self._scale = torch.cat(scales) / _TOP
         self._weight = torch.ops.onednn.qlinear_prepack(whole[0] if len(whole) == 1 else torch.cat(whole), None)
         self._zeros = torch.zeros(len(self._scale), dtype=torch.int32)
 
@@ -120,13 +121,13 @@ class Int8:
         rows = x.shape[0]
         x = x.float()
         top = x.abs().amax(-1, keepdim=True)
-        digits = _digits(x * (_TOP / top))
+        digits = _digits(x * (_TOPS / top))
         sums = torch.ops.onednn.qlinear_pointwise(
             digits, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         # 256 is a power of two, so whether the machine fuses this into one rounding changes nothing.
         y: torch.Tensor = torch.add(sums[:rows], sums[rows:], alpha=256)
-        return y.mul_(top * (1 / _TOP))
+        return y.mul_(top)
 
 
 def rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,12 +152,8 @@ def rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
 def _digits(v: torch.Tensor) -> torch.Tensor:
     """[rows, n] of at most 32512 -> uint8 [2 rows, n]: the low digits of every row, then the high ones, + 128 each."""
     rows, n = v.shape
-    v.add_(_TO_DIGITS)
-    if rows <= _FEW_ROWS:
-        return v.view(torch.uint8).view(rows, n, 4)[..., :2].permute(2, 0, 1).reshape(2 * rows, n)
-    # The same in two steps, each of which reads in order: faster for many rows.
-    low_half = v.view(torch.int16).view(rows, n, 2)[..., 0].contiguous()
-    return low_half.view(torch.uint8).view(rows, n, 2).permute(2, 0, 1).reshape(2 * rows, n)
+    v.add_(_TO_DIGIT)
+    return v.view(torch.uint8).as_strided((2, rows, n), (1, 4 * n, 4)).reshape(2 * rows, n)
 
 
 class _Prepacked:

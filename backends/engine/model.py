@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from .attention import chained
 from .batch import Batch
 from .checkpoint import Checkpoint
+from .lanes import swish
 from .linear import Compute, Linear, best_compute
 from .memory import Memory
 
@@ -71,7 +72,7 @@ class Model:
         for i, layer in enumerate(self._layers):
             x = x + self._attend(i, layer, self._normed(x, layer.attention_norm), turns, batch, memory)
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+            x = x + layer.down(swish(gate, up))
         return x
 
     def _by_kernels(self) -> Fused:
@@ -95,7 +96,7 @@ class Model:
             qk = torch.cat((self._normed(q, layer.q_norm), self._normed(k, layer.k_norm)), dim=1)
         qk = self._turned(qk, turns)
         memory.write(i, batch.places, qk[:, s.heads :], qkv[:, s.heads + s.kv_heads :])
-        q = qk[:, : s.heads] * s.head**-0.5
+        q = qk[:, : s.heads]
         seen = [part.attend(q[part.row : part.row + part.count], i) for part in batch.parts]
         whole = seen[0] if len(seen) == 1 else torch.cat(seen)
         out: torch.Tensor = layer.out(whole.reshape(n, s.heads * s.head))
@@ -108,9 +109,8 @@ class Model:
         """Rotate the pairs of each head. Halves become neighbours for good: queries and keys agree, and none else
         looks."""
         if not self.shape.rope.interleaved:
-            x = x.view(*x.shape[:2], 2, -1).transpose(-1, -2).contiguous()
-        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:2], -1, 2))
-        return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+            x = x.view(*x.shape[:2], 2, -1).transpose(-1, -2).flatten(-2)
+        return (x.view(torch.complex64) * turns).view(torch.float32)
 
     def _rotations(self) -> torch.Tensor:
         """The rotation of each position and pair of a head: complex64 [context, head / 2]."""
