@@ -19,7 +19,7 @@ import numpy as np
 from report import Report, Row, arguments, at_least, at_most
 from route_fit import checked, deferral, fitted
 from route_scores import share_of_broken
-from route_sets import LARGE, SMALL, Labelled, load, parted, without
+from route_sets import LARGE, SMALL, Array, Labelled, load, parted, without
 from route_stage import p99
 
 from trimtab.routing.cascade import Deferral
@@ -29,7 +29,7 @@ from trimtab.routing.features import features
 from trimtab.routing.floor import Audit, allowed
 from trimtab.routing.heads import Calibration, logistic
 from trimtab.routing.share import LiveShare
-from trimtab.routing.worth import Array, intervals, worth
+from trimtab.routing.worth import intervals, worth
 
 BARS = {"mmlu": 0.68, "gsm8k": 0.63}
 CASCADE_BAR = 0.80

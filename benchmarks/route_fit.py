@@ -20,6 +20,7 @@ from trimtab.backends.embed import BUNDLED
 from trimtab.routing import fitting
 from trimtab.routing.cascade import Answered, Deferral, checks
 from trimtab.routing.heads import Calibration, to_json
+from trimtab.routing.seen import Seen
 
 
 def fitted(sets: Sequence[Labelled], about: str = "") -> Calibration:
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = ", ".join(f"{len(one.prompts)} of {one.name}" for one in sets)
     made = fitted(sets, f"Fitted on labelled prompts: {rows}. Small: Mixtral 8x7B Instruct; large: GPT-4-1106.")
     held = to_json(made)
+    held["seen"] = Seen.made(prompt for one in sets for prompt in one.prompts).to_json()
     for one in sets:
         if one.answers:
             found = deferral(one)

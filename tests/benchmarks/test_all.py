@@ -68,3 +68,20 @@ def test_what_is_passed_on_is_what_the_parser_has(name: str) -> None:
     )
     shown = {word.strip("[],") for word in done.stdout.split() if word.strip("[],").startswith("--")}
     assert shown - {"--help", "--no-deps", "--target"} <= known
+
+
+def test_every_script_can_be_imported() -> None:
+    """What a refactoring moved away is noticed here, and not when somebody wants a figure. Peers need not be there."""
+    ours = {path.stem for path in BENCHMARKS.glob("*.py")} | {"trimtab"}
+    code = f"""
+import importlib, sys
+sys.path.insert(0, {str(BENCHMARKS)!r})
+for name in {sorted(ours - {"trimtab"})!r}:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name.split(".")[0] in {ours!r}:
+            raise
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
