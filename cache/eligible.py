@@ -13,7 +13,7 @@ from typing import Any
 from ..protocol.errors import InvalidRequest
 from ..protocol.messages import Request
 from . import lexicon
-from .key import twice
+from .key import ambiguous, twice
 from .policy import CachePolicy
 
 LONGEST_QUESTION = 2_000  # characters
@@ -35,7 +35,7 @@ def exact(request: Request, policy: CachePolicy) -> str | None:
         return None
     if policy.when != "always" and not _temperature_zero(request):
         return "not deterministic: temperature is not 0"
-    return _stateful(request) or _server_tools(request)
+    return _stateful(request) or _server_tools(request) or _elsewhere(request)
 
 
 def fuzzy(request: Request, question: str, policy: CachePolicy) -> str | None:
@@ -56,7 +56,10 @@ def fuzzy(request: Request, question: str, policy: CachePolicy) -> str | None:
         return "tools"
     if _count(request) != 1 or request.get("logprobs") or request.get("top_logprobs"):
         return "several choices or log probabilities"
-    return _messages(request.get("messages")) or _question(question, policy)
+    reason = _messages(request.get("messages")) or _question(question, policy)
+    if reason is None and ambiguous(bytes(request.fields["messages"])):
+        return "a message gives a field twice"
+    return reason
 
 
 def about_now(question: str) -> bool:
@@ -99,6 +102,27 @@ def _server_tools(request: Request) -> str | None:
     ):
         return "tools that the provider runs"
     return None
+
+
+def _elsewhere(request: Request) -> str | None:
+    """Whether a picture, a sound or a file is named by its address and not held: what lies there may change."""
+    raw = request.fields.get("messages")
+    if raw is None or b'_url"' not in bytes(raw):
+        return None
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list) and any(map(_addressed, content)):
+            return "rests on what lies at an address"
+    return None
+
+
+def _addressed(part: Any) -> bool:
+    for name, value in part.items() if isinstance(part, dict) else ():
+        url = value.get("url") if isinstance(value, dict) else value
+        if name.endswith("_url") and isinstance(url, str) and not url.lower().startswith("data:"):
+            return True
+    return False
 
 
 def _messages(messages: Any) -> str | None:

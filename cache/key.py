@@ -123,6 +123,21 @@ def repeats(body: bytes, names: Collection[str] = ()) -> bool:
     return len(counted) > len(set(counted))
 
 
+def ambiguous(raw: bytes) -> bool:
+    """Whether an object anywhere in this JSON gives a name twice: which of the two values a reader sees is its own
+    choice, and ours may not be the model's."""
+
+    def hook(pairs: list[tuple[str, Any]]) -> None:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError
+
+    try:
+        json.loads(raw, object_pairs_hook=hook)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
 def last_question(messages: Any) -> str | None:
     """The text of the last message, if a user wrote it and it is nothing but text."""
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.cache.eligible import about_now, exact, fuzzy
+from trimtab.cache.key import last_question
 from trimtab.cache.policy import CachePolicy, SemanticPolicy
 from trimtab.protocol.messages import Kind, Request
 
@@ -16,6 +17,9 @@ DEFAULT = CachePolicy()
 ALWAYS = CachePolicy(when="always")
 OPEN = CachePolicy(semantic=SemanticPolicy(enabled=True))
 QUESTION = "How do I boil an egg?"
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
 
 def request(kind: Kind = "chat", **fields: Any) -> Request:
@@ -39,6 +43,9 @@ def allowing(*what: str) -> CachePolicy:
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"tools": [{"function": {"name": "f"}}]},
         {"background": False},
+        {"messages": [{"role": "user", "content": [PICTURE]}]},
+        {"messages": [{"role": "user", "content": 'What is an "image_url"?'}]},
+        {"messages": ['"image_url"', 7]},
     ],
 )
 def test_a_deterministic_request_is_kept(fields: dict[str, Any]) -> None:
@@ -59,6 +66,8 @@ def test_a_deterministic_request_is_kept(fields: dict[str, Any]) -> None:
         {"tools": [{"type": "web_search"}]},
         {"tools": [{"type": "function", "function": {"name": "f"}}, {"type": "mcp"}]},
         {"tools": "x"},
+        {"messages": [{"role": "user", "content": [PICTURE, {"image_url": {"url": "https://example.org/now.png"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": "http://example.org/a"}]}]},
     ],
 )
 def test_what_rests_on_more_than_the_request_is_not(fields: dict[str, Any]) -> None:
@@ -75,6 +84,25 @@ def test_a_sampled_answer_is_kept_only_where_the_policy_says_always(temperature:
     assert fuzzy(sampled, QUESTION, allowing("sampling")) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ('{"role":"user","content":"a bad egg","content":"%s"}', "a message gives a field twice"),
+        (
+            '{"role":"user","content":[{"type":"text","text":"a bad egg","te\\u0078t":"%s"}]}',
+            "a message gives a field twice",
+        ),
+        ('{"role":"user","content":"%s"}', None),
+    ],
+)
+def test_where_two_readers_see_two_questions_neither_is_another_wording(text: str, means: str | None) -> None:
+    body = '{"model":"m","temperature":0,"messages":[%s]}' % (text % QUESTION)
+    made = Request.parse("chat", body.encode())
+    assert last_question(made.get("messages")) == QUESTION
+    assert fuzzy(made, QUESTION, OPEN) == means
+    assert exact(made, DEFAULT) is None, "the same bytes mean the same to any reader"
+
+
 def test_an_embedding_is_deterministic_and_has_no_other_wording() -> None:
     embedding = Request.build("embeddings", {"model": "m", "input": "x"})
     assert exact(embedding, DEFAULT) is None
@@ -85,9 +113,6 @@ def test_an_embedding_is_deterministic_and_has_no_other_wording() -> None:
 def test_another_wording_needs_the_policy() -> None:
     assert fuzzy(request(), QUESTION, DEFAULT)
     assert fuzzy(request(), QUESTION, OPEN) is None
-
-
-PICTURE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
 
 @pytest.mark.parametrize(
