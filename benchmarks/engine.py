@@ -1,9 +1,10 @@
-"""The bundled engine on this CPU: loading, prompts, decoding, and what the fast routes cost in perplexity.
+"""The bundled engine on this CPU beside transformers and llama.cpp: decoding, batches, prompts, loading, perplexity.
 
-    python benchmarks/engine.py [--data FILE] [--json OUT] [--quick]
+    python benchmarks/engine.py [--data FILE] [--llamacpp PYTHON] [--json OUT] [--quick]
 
-`--data` is a .jsonl.gz whose lines have a `passage`; without it no perplexity is measured. Speeds are tokens per CPU
-second on one thread, the best of several rounds: other work on the machine disturbs them least.
+`--data` is a .jsonl.gz whose lines have a `passage`; without it no perplexity is measured; `--llamacpp` a Python with
+cyllama and numpy. Every system is a process of its own with one thread; they take turns in a random order, each round
+the same tokens, and the least CPU time of the rounds counts: other work on the machine disturbs that least.
 """
 
 from __future__ import annotations
@@ -11,103 +12,149 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import platform
+import os
+import random
 import subprocess
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from report import arguments
+from report import Report, Row, arguments, at_least, at_most
+from rich.progress import track
 
-import trimtab
 from trimtab.backends.engine.checkpoint import open_checkpoint
-from trimtab.backends.engine.engine import Engine, Options
-from trimtab.backends.engine.loaded import Loaded, load
-from trimtab.backends.engine.memory import Memory
-from trimtab.backends.engine.model import Model
-from trimtab.backends.engine.request import Ask, Sampling
-from trimtab.backends.engine.sequence import Job, Reading, Surprises, Task
-from trimtab.backends.engine.settings import Settings
-from trimtab.backends.engine.weights import DEFAULT, fetch
+from trimtab.backends.engine.template import ChatTemplate
+from trimtab.backends.engine.tokenizer import Tokenizer
+from trimtab.backends.engine.weights import DEFAULT, obtain
 
-QUESTION = [
-    {"role": "user", "content": "Explain in a few paragraphs how a gateway in front of a language model works."}
-]
-TOKENS = 100
+HERE = Path(__file__).resolve().parent
+OURS, EXACT, LLAMACPP = "trimtab int8", "trimtab float32", "llama.cpp"
+TRANSFORMERS = ("transformers float32", "transformers bfloat16")
+TOPICS = (
+    "how a gateway in front of a language model works", "why the sky is blue", "how bread is baked",
+    "what inflation is",
+    "how a bicycle stays upright", "the history of the telephone", "how vaccines work", "why leaves change colour",
+    "how a compiler works", "what makes a good teacher", "how rivers shape valleys", "why people dream",
+    "how glass is made", "the rules of chess", "how batteries store energy", "why the sea is salty",
+)  # fmt: skip
+STREAMS = len(TOPICS)
+
+
+class System:
+    """A process that does what it is told, a JSON line at a time."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self._read()
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise SystemExit(f"{self.name} has died; its own message is above")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def main() -> None:
-    options = arguments(__doc__, "perplexity is measured on the first one").parse_args()
-    path = fetch(DEFAULT)
-    rows = [row("load_s", *loading(path), unit="s", bar=2.0, below=True)]
-    engine = load(path, lambda: datetime.now(UTC), Settings(threads=1))
-    rounds = 3 if options.quick else 7
-    one, many = decoding(engine, 1, rounds), decoding(engine, 16, max(1, rounds // 3))
-    rows.append(row("decode_tok_per_cpu_s", one, rounds * TOKENS))
-    rows.append(row("decode_16_streams_tok_per_cpu_s", many, rounds // 3 * 16 * TOKENS))
-    rows.append(row("decode_16_streams_over_1", many / one, rounds, bar=8.0))
-    rows += [row(f"prefill_{n}_tok_per_cpu_s", reading(engine, n, rounds), rounds * n) for n in (64, 512)]
-    if options.data:
-        rows += perplexities(engine, path, passages(options.data[0], 6 if options.quick else 40))
-    show(rows)
-    if options.json:
-        options.json.write_text(json.dumps(report(rows), indent=1) + "\n")
+    parser = arguments(__doc__, "perplexity is measured on its passages")
+    parser.add_argument("--llamacpp", type=Path, metavar="PYTHON", help="a Python that has cyllama")
+    options = parser.parse_args()
+    path = obtain(DEFAULT)
+    systems = started(path, options.llamacpp)
+    chance = random.Random(options.seed)
+    rounds, tokens = (2, 16) if options.quick else (6, 48)
+    try:
+        texts = prompts(path)
+        alone = raced(systems, chance, rounds, "one stream", prompts=texts[:1], tokens=tokens)
+        batch = raced(systems, chance, max(2, rounds // 2), f"{STREAMS} streams", prompts=texts, tokens=tokens // 2)
+        rows = speeds(alone, batch)
+        rows += [at_most("load_s", min(systems[OURS].ask(do="load")["seconds"] for _ in range(3)), 2.0, unit="s", n=3)]
+        rows += [reading(systems[OURS], texts[0], n, rounds) for n in (64, 512)]
+        if options.data:
+            rows += perplexities(systems, path, passages(options.data[0], 4 if options.quick else 40))
+    finally:
+        for system in systems.values():
+            system.close()
+    Report("engine", rows, options.seed, NOTES).publish(options.json)
 
 
-def loading(path: Path) -> tuple[float, int]:
-    """Seconds from a path to a model that can answer, without the import of torch; the best of three."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        load(path, lambda: datetime.now(UTC))
-        times.append(time.perf_counter() - start)
-    return min(times), len(times)
+NOTES = [
+    "Tokens per CPU second of one thread. A batch of transformers is padded; llama.cpp's sequences share each call."
+]
 
 
-def plain(model: Model, loaded: Loaded) -> Engine:
-    """An engine that neither guesses nor reuses anything."""
-    memory = Memory(model.shape, 256, model.dtype, model.device)
-    return Engine(model, loaded.tokenizer, memory, 8192, time.perf_counter, Options(draft=0, prefixes=False))
+def started(path: Path, llamacpp: Path | None) -> dict[str, System]:
+    ours = [sys.executable, str(HERE / "engine_house.py"), str(path)]
+    theirs = [sys.executable, str(HERE / "engine_transformers.py"), str(path)]
+    commands = {OURS: [*ours, "--compute", "int8"], EXACT: [*ours, "--compute", "float32"]}
+    commands |= {name: [*theirs, "--compute", name.split()[1]] for name in TRANSFORMERS}
+    if llamacpp is not None:
+        commands[LLAMACPP] = [str(llamacpp), str(HERE / "engine_llamacpp.py"), str(path)]
+    return {name: System(name, command) for name, command in track(commands.items(), "loading")}
 
 
-def decoding(loaded: Loaded, streams: int, rounds: int) -> float:
-    prompt = loaded.template.encode(QUESTION, loaded.context)
-    never = dict.fromkeys(loaded.tokenizer.ends, -100.0)
-    ask = Ask(Sampling(temperature=0.0, logit_bias=never), seed=0, n=1, most=TOKENS + 1, stops=())
-
-    def round_() -> float:
-        engine = plain(loaded.engine.model, loaded)
-        for _ in range(streams):
-            engine.add(Job([Task(prompt, ask)], lambda said: None))
-        while any(s.pending > 1 for s in (*engine.running, *engine.waiting)):
-            engine.step()
-        start = time.process_time()
-        while engine.busy:
-            engine.step()
-        return streams * TOKENS / (time.process_time() - start)
-
-    return best(round_, rounds)
+def prompts(path: Path) -> list[list[int]]:
+    """A question of each stream, as the model was trained to read it; all in the same number of tokens."""
+    checkpoint = open_checkpoint(path)
+    template = ChatTemplate(checkpoint.template, Tokenizer(checkpoint.vocabulary), lambda: datetime.now(UTC))
+    asked = [f"Explain in a few paragraphs {topic}." for topic in TOPICS]
+    encoded = [list(template.encode([{"role": "user", "content": text}], 1 << 20)) for text in asked]
+    longest = max(map(len, encoded))
+    return [[*[ids[0]] * (longest - len(ids)), *ids] for ids in encoded]
 
 
-def reading(loaded: Loaded, count: int, rounds: int) -> float:
-    prompt = (loaded.template.encode(QUESTION, loaded.context) * 20)[:count]
-
-    def round_() -> float:
-        engine = plain(loaded.engine.model, loaded)
-        engine.add(Job([Task(prompt, Ask(Sampling(), seed=0, n=1, most=1, stops=()))], lambda said: None))
-        start = time.process_time()
-        while engine.busy:
-            engine.step()
-        return count / (time.process_time() - start)
-
-    return best(round_, rounds)
+def raced(
+    systems: dict[str, System], chance: random.Random, rounds: int, name: str, **work: Any
+) -> dict[str, list[float]]:
+    """Tokens a CPU second of every round."""
+    made = len(work["prompts"]) * work["tokens"]
+    speed: dict[str, list[float]] = {system: [] for system in systems if system != EXACT}
+    for _ in track(range(rounds), name):
+        for system in chance.sample(sorted(speed), len(speed)):
+            speed[system].append(made / systems[system].ask(do="decode", **work)["seconds"])
+    return speed
 
 
-def best(measure: Callable[[], float], rounds: int) -> float:
-    return max(measure() for _ in range(rounds))
+def speeds(alone: dict[str, list[float]], batch: dict[str, list[float]]) -> list[Row]:
+    one, many = ({name: max(found) for name, found in speed.items()} for speed in (alone, batch))
+    rows = [shown("decode_tok_per_cpu_s", name, found) for name, found in alone.items()]
+    rows += [shown(f"decode_{STREAMS}_streams_tok_per_cpu_s", name, found) for name, found in batch.items()]
+    peer = max(one[name] for name in TRANSFORMERS)
+    rows.append(at_least("vs_transformers", one[OURS] / peer, 2.0, n=len(alone[OURS])))
+    if LLAMACPP in one:
+        rows.append(at_least("vs_llamacpp", one[OURS] / one[LLAMACPP], 1.3, n=len(alone[OURS])))
+    rows.append(at_least("scale_16_streams", many[OURS] / one[OURS], 8.0, n=len(batch[OURS])))
+    best = max(found for name, found in many.items() if name != OURS)
+    rows.append(at_least("16_streams_vs_best_peer", many[OURS] / best, 5.0, n=len(batch[OURS])))
+    return rows
+
+
+def shown(metric: str, system: str, found: Sequence[float]) -> Row:
+    return Row(metric, max(found), "tok/s", len(found), (min(found), max(found)), system=system)
+
+
+def reading(system: System, prompt: Sequence[int], count: int, rounds: int) -> Row:
+    ids = (list(prompt) * (count // len(prompt) + 1))[:count]
+    found = [count / system.ask(do="read", prompt=ids)["seconds"] for _ in range(rounds)]
+    return shown(f"prefill_{count}_tok_per_cpu_s", OURS, found)
 
 
 def passages(path: Path, count: int) -> list[str]:
@@ -116,69 +163,18 @@ def passages(path: Path, count: int) -> list[str]:
     return list(texts)[:count]
 
 
-def perplexities(loaded: Loaded, path: Path, texts: list[str]) -> list[dict[str, Any]]:
-    """Of the same file: computed in float32, and as this machine computes. Prompts and answers are one route."""
-    prompts = [loaded.tokenizer.encode(text)[:256] for text in texts]
-    count = sum(len(p) - 1 for p in prompts)
-    exact = Model(open_checkpoint(path), "float32")
-    base, ours = (
-        math.exp(-sum(loss(plain(m, loaded), p) for p in prompts) / count) for m in (exact, loaded.engine.model)
-    )
-    return [
-        row("perplexity", base, count, system="trimtab float32"),
-        row(
-            "perplexity_ratio",
-            ours / base,
-            count,
-            bar=1.01,
-            below=True,
-            system=f"trimtab {loaded.engine.model.compute}",
-        ),
-    ]
-
-
-def loss(engine: Engine, tokens: list[int]) -> float:
-    """The log-probability of all but the first token, in nats."""
-    logs: list[Any] = []
-
-    def emit(said: Any) -> None:
-        for event in said or ():
-            if isinstance(event, Surprises):
-                logs.extend(event.logs)
-
-    engine.add(Job([Reading(tokens[:-1], tokens[1:])], emit))
-    while engine.busy:
-        engine.step()
-    return float(sum(part.sum() for part in logs))
-
-
-def row(
-    metric: str,
-    value: float,
-    n: int,
-    *,
-    unit: str = "",
-    bar: float | None = None,
-    below: bool = False,
-    system: str = "trimtab",
-) -> dict[str, Any]:
-    out: dict[str, Any] = {"metric": metric, "value": round(value, 4), "unit": unit, "n": n, "system": system}
-    if bar is not None:
-        out |= {"bar": bar, "holds": value <= bar if below else value >= bar}
-    return out
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    for r in rows:
-        bar = f"bar {r['bar']:g} {'holds' if r['holds'] else 'MISSED'}" if "bar" in r else ""
-        print(f"{r['metric']:28} {r['value']:>12.4f} {r['unit']:4} n={r['n']:<7} {r['system']:22} {bar}")
-
-
-def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    head = {"benchmark": "engine", "version": trimtab.__version__, "commit": commit, "machine": machine}
-    return {**head, "date": datetime.now(UTC).isoformat(timespec="seconds"), "seed": 0, "rows": rows}
+def perplexities(systems: dict[str, System], path: Path, texts: Sequence[str]) -> list[Row]:
+    """By every system that reads the file; the first is what the file's own weights say, in float32."""
+    tokenizer = Tokenizer(open_checkpoint(path).vocabulary)
+    ids = [list(tokenizer.encode(text))[:256] for text in texts]
+    count = sum(len(text) - 1 for text in ids)
+    names = [name for name in (EXACT, OURS, TRANSFORMERS[0], LLAMACPP) if name in systems]
+    found = {
+        name: math.exp(-systems[name].ask(do="score", texts=ids)["logprob"] / count)
+        for name in track(names, "perplexity")
+    }
+    rows = [Row("perplexity", value, n=count, system=name) for name, value in found.items()]
+    return [*rows, at_most("perplexity_ratio", found[OURS] / found[EXACT], 1.01, n=count, system=OURS)]
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from .lanes import exp2_
 from .memory import Memory
 
 _LOG2_E = 1.4426950408889634
+_FEW_PAGES = 4  # as many sums take less time than a bag of them
 _TILE_FLOATS = 1 << 20  # scores of a tile: what the second-level cache holds
 _TILE_WORTH = 1 << 14  # scores from which one sequence's own matrix products are worth their calls
 _ROWS = 16  # a tile's rows are padded to a multiple: threads share them out, and fewer than four go another way
@@ -117,9 +118,18 @@ class Blocks:
             scores = scores.gather(-1, self._order[:, None].expand(-1, heads, -1))
         scores += bias
         exp2_(scores.sub_(scores.amax(-1, keepdim=True)))
-        sums = _bags(scores.view(-1, memory.page).sum(-1, keepdim=True), self._merged, self._merge_ends)
+        sums = self._joined(scores.view(-1, memory.page).sum(-1, keepdim=True))
         parts = _bags(memory.values[layer].view(-1, head), self._values, self._value_ends, scores.view(-1))
-        return _bags(parts, self._merged, self._merge_ends).div_(sums).view(count, heads, head)
+        return self._joined(parts).div_(sums).view(count, heads, head)
+
+    def _joined(self, shares: torch.Tensor) -> torch.Tensor:
+        """The pages' shares [rows * heads * pages, width] added, page after page."""
+        if self._pages > _FEW_PAGES:
+            return _bags(shares, self._merged, self._merge_ends)
+        first, *others = shares.view(-1, self._pages, shares.shape[-1]).unbind(1)
+        for share in others:
+            first = first + share
+        return first
 
 
 class Bags:

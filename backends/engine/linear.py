@@ -126,8 +126,8 @@ class Int8:
             digits, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         # 256 is a power of two, so whether the machine fuses this into one rounding changes nothing.
-        y: torch.Tensor = torch.add(sums[:rows], sums[rows:], alpha=256)
-        return y.mul_(top)
+        y: torch.Tensor = sums[:rows]
+        return y.add_(sums[rows:], alpha=256).mul_(top)
 
 
 def rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
