@@ -7,6 +7,7 @@ imported on that thread, so a gateway that has this backend starts as fast as on
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .loaded import Loaded
 
 _POLL_S = 0.05
+_SPINS = "1000"  # a few microseconds
 
 
 def _entropy() -> int:
@@ -112,6 +114,10 @@ class EngineBackend:
 def _load(weights: str, folder: Path | None, settings: Settings, clock: Callable[[], float]) -> Loaded:
     path = obtain(weights, folder, Lines(log.info))
     small = None if settings.draft_weights is None else obtain(settings.draft_weights, folder, Lines(log.info))
+    # torch's threads wait for one another by spinning, for milliseconds. Where others want the same cores, those who are
+    # waited for do not run: a few cores that are shared with a busy event loop then give a twentieth of their tokens.
+    # Read once, when libgomp is loaded; whoever set it knows better.
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     try:
         from .loaded import load
     except ImportError as e:
