@@ -1,6 +1,6 @@
 """Whether anything that makes the engine faster changes an answer: every token compared, prompt by prompt.
 
-    python benchmarks/engine_identity.py [WEIGHTS] [--data PROMPTS.jsonl[.gz] ...] [--count N] [--tokens N] [--json OUT]
+    python benchmarks/engine_identity.py [WEIGHTS] [--data PROMPTS ...] [--compute FORM] [--count N] [--json OUT]
 
 WEIGHTS is a name of the catalogue or a path. Each line of a data file has a text under `prompt`, `question` or
 `turns` (the first one); without data, a few built-in prompts are asked. The answers of the plain engine (one at a time,
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import Report, Row, arguments, at_most
+from rich.progress import track
 
 from trimtab.backends.engine.engine import Engine, Options
 from trimtab.backends.engine.loaded import Loaded, load
@@ -30,6 +32,7 @@ from trimtab.backends.engine.sequence import Job, Piece, Task
 from trimtab.backends.engine.settings import Settings
 from trimtab.backends.engine.weights import DEFAULT, obtain
 
+EXACT = ("int8", "float32")  # the forms of weights that promise the same bits in any company
 PLAIN = Options(Limits(1, 256, 64), draft=0, prefixes=False)
 VARIANTS = {
     "batch of 8": (Options(Limits(8, 256, 64), draft=0, prefixes=False), 8),
@@ -51,49 +54,64 @@ BUILT_IN = (
 
 
 def main() -> None:
-    arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
-    settings = Settings(threads=arguments.threads, compute=arguments.compute)
-    loaded = load(obtain(arguments.weights), lambda: datetime.now(UTC), settings)
-    texts = list(BUILT_IN) if not arguments.data else [t for path in arguments.data for t in _texts(path)]
-    random.Random(0).shuffle(texts)
-    tasks = _tasks(loaded, texts[: arguments.count], arguments.tokens)
+    options = _arguments()
+    torch.set_num_threads(options.threads)
+    settings = Settings(threads=options.threads, compute=options.compute)
+    loaded = load(obtain(options.weights), lambda: datetime.now(UTC), settings)
+    texts = list(BUILT_IN) if not options.data else [t for path in options.data for t in _texts(path)]
+    random.Random(options.seed).shuffle(texts)
+    count, tokens = (6, 24) if options.quick else (options.count, options.tokens)
+    tasks = _tasks(loaded, texts[:count], tokens)
     expected, _ = answers(loaded, PLAIN, tasks, 1)
     given = [_with_given(task, expected, i) for i, task in enumerate(tasks)]
-    rows = []
-    for name, (options, together) in VARIANTS.items():
-        pages = 40 if name == "short of memory" else None
-        got, figures = answers(loaded, options, given, together, pages)
-        differ = sum(a != b for a, b in zip(got, expected, strict=True))
-        tokens = sum(map(len, expected))
-        rows.append({"variant": name, "answers": len(got), "tokens": tokens, "differ": differ, **figures})
-        print(f"{name:32} answers {len(got)}  tokens {tokens}  differ {differ}  {figures}", flush=True)
-    if arguments.json:
-        report = {"benchmark": "engine_identity", "weights": arguments.weights, "compute": loaded.engine.model.compute}
-        arguments.json.write_text(json.dumps({**report, "rows": rows}, indent=1) + "\n")
+    rows: list[Row] = []
+    compute = loaded.engine.model.compute
+    for name, (variant, together) in track(VARIANTS.items(), f"{len(tasks)} answers, {compute}"):
+        got, tokens_a_step = answers(loaded, variant, given, together, 40 if name == "short of memory" else None)
+        system = f"{compute}: {name}"
+        rows += [*differences(got, expected, system, exact=compute in EXACT)]
+        rows.append(Row("tokens_a_step", tokens_a_step, n=len(got), system=system))
+    Report("engine_identity", rows, options.seed).publish(options.json)
+
+
+def differences(
+    got: Sequence[Sequence[int]], expected: Sequence[Sequence[int]], system: str, *, exact: bool
+) -> Iterator[Row]:
+    """Tokens that differ; in a form of weights that promises nothing, how often a choice is another."""
+    first = [_first_difference(a, b) for a, b in zip(got, expected, strict=True)]
+    parted = sum(at is not None for at in first)
+    compared = sum(len(b) if at is None else at + 1 for at, b in zip(first, expected, strict=True))
+    tokens = sum(len(b) - at for at, b in zip(first, expected, strict=True) if at is not None)
+    every = sum(map(len, expected))
+    if exact:
+        yield at_most("identity_differences", tokens, 0, unit="tokens", n=every, system=system)
+    else:
+        yield Row("identity_differences", tokens, "tokens", every, system=system)
+        yield Row("tie_rate", parted / compared, "of choices", compared, system=system)
+
+
+def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
+    if list(a) == list(b):
+        return None
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def answers(
     loaded: Loaded, options: Options, tasks: Sequence[Task], together: int, pages: int | None = None
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """The tokens of each answer, and what making them took."""
+) -> tuple[list[list[int]], float]:
+    """The tokens of each answer, and how many a step made."""
     model = loaded.engine.model
     memory = Memory(model.shape, pages or pages_for(model.shape, 512, model.dtype), model.dtype, model.device)
     engine = Engine(model, loaded.tokenizer, memory, loaded.context, time.perf_counter, options)
     said: list[list[int]] = [[] for _ in tasks]
-    start, at = time.process_time(), 0
+    at = 0
     while at < len(tasks) or engine.busy:
         while at < len(tasks) and len(engine.running) + len(engine.waiting) < together:
             engine.add(Job([tasks[at]], _into(said[at])))
             at += 1
         engine.step()
     engine.check()
-    figures = {
-        "tokens_a_step": round(sum(map(len, said)) / engine.steps, 2),
-        "tok_per_cpu_s": round(sum(map(len, said)) / (time.process_time() - start), 1),
-        "preempted": engine.preempted,
-    }
-    return said, figures
+    return said, sum(map(len, said)) / engine.steps
 
 
 def _into(tokens: list[int]) -> Any:
@@ -133,14 +151,12 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "prompts, a JSON object a line")
     parser.add_argument("weights", nargs="?", default=DEFAULT)
-    parser.add_argument("--data", type=Path, nargs="*")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compute", choices=["int8", "float32", "bfloat16"])
-    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
