@@ -273,12 +273,17 @@ def _launch(
             KIND=kind,
             HAS_BIAS=bias is not None,
             SPLIT=parts is not None,
-            EVEN=n % choice["BLOCK_N"] == 0 and weight.columns % SPAN == 0,
+            EVEN=whole_blocks(weight, choice["BLOCK_N"]),
             ASM=_unpacking(x.dtype, kind) if choice.pop("ASM") else "",
             **choice,
         )
     if parts is not None:
         add_parts(parts, bias, y)
+
+
+def whole_blocks(weight: Int4Weight, block: int) -> bool:
+    """Whether blocks of so many rows and spans cover the matrix exactly, so that nothing read of it needs a mask."""
+    return weight.rows % block == 0 and weight.columns % SPAN == 0
 
 
 @jit

@@ -117,6 +117,14 @@ def test_a_tree_in_blocks_with_a_window(words: list[int], device: torch.device) 
         agree(made, shape, tree=signed(words).to(device), globals_=known, **masks)
 
 
+def test_sinks_end_where_they_end(device: torch.device) -> None:
+    """The key behind the last sink is in the first row's window and not in the last one's."""
+    made = store([5], [40], device=device)
+    for sinks in (2, 3, 4):
+        masks: dict[str, Any] = {"window": 33, "sinks": sinks}
+        agree(made, planned(made, **masks), **masks)
+
+
 def test_a_chain_is_a_tree_with_one_branch(device: torch.device) -> None:
     made = store([5], [41], device=device)
     chain = agree(made, planned(made))

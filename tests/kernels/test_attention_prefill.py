@@ -54,11 +54,13 @@ def use_tiles(monkeypatch: pytest.MonkeyPatch, **changed: int) -> None:
 def batches(draw: st.DrawFn) -> dict[str, Any]:
     sequences = draw(st.integers(1, 2))
     window = draw(st.sampled_from([0, 0, 1, 20, 50]))
+    heads = draw(st.sampled_from([(9, 3), (4, 1), (14, 2), (32, 8)]))
+    lengths = [0, 1, 16, 33, 50] if heads[0] < 32 else [0, 1, 17]  # a program each head: many are slow to interpret
     return {
-        "q_lens": [draw(st.sampled_from([0, 1, 16, 33, 50])) for _ in range(sequences)],
+        "q_lens": [draw(st.sampled_from(lengths)) for _ in range(sequences)],
         "prefixes": [draw(st.sampled_from([0, 1, 16, 47])) for _ in range(sequences)],
         "form": draw(st.sampled_from(["paged", "fresh", "first"])),
-        "heads": draw(st.sampled_from([(9, 3), (4, 1), (14, 2)])),
+        "heads": heads,
         "d": draw(st.sampled_from([64, 128])),
         "page": draw(st.sampled_from([8, 16, 32])),
         "masks": {
@@ -93,6 +95,16 @@ def test_the_blocks_used_on_a_gpu(form: str, window: int, device: torch.device) 
     sizes: dict[str, Any] = {"heads": 2, "kv_heads": 1, "dtype": torch.float16}
     arguments, options = case([150], [0 if form == "first" else 70], form, **sizes, device=device)
     agree(arguments, options, window=window, sinks=2)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("form", ["paged", "fresh"])
+@pytest.mark.parametrize("window", [0, 15, 16, 17])
+def test_edges_may_fall_anywhere_in_a_tile(form: str, window: int, device: torch.device) -> None:
+    """Of what all rows see, of the window and of the sinks: one key more or less changes the kind of a tile."""
+    prefixes = [13, 14, 15, 16, 17, 30, 31, 32]
+    arguments, options = case([3] * len(prefixes), prefixes, form, heads=2, kv_heads=1, device=device)
+    agree(arguments, options, window=window, sinks=0 if window == 16 else 16)
 
 
 @pytest.mark.usefixtures("small_tiles")

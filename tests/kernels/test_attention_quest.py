@@ -39,8 +39,21 @@ def test_scores_agree_and_bound_every_key(shape: tuple[int, int, int], device: t
     assert (best - 1e-4 <= found[0, :, :7].T).all()
 
 
+def test_slots_that_are_not_filled_bound_nothing(device: torch.device) -> None:
+    keys = torch.randn(3, 2, 16, 80, device=device)
+    filled = torch.tensor([16, 5, 1], dtype=torch.int32, device=device)
+    for page, count in enumerate(filled.tolist()):
+        keys[page, :, count:] = 1e4 * (-1) ** torch.arange(16 - count, device=device)[None, :, None]
+    k_min, k_max = torch.zeros(2, 3, 2, 80, device=device)
+    page_bounds(keys, torch.arange(3, dtype=torch.int32, device=device), filled, k_min, k_max)
+    for page, count in enumerate(filled.tolist()):
+        assert torch.equal(k_min[page], keys[page, :, :count].amin(1))
+        assert torch.equal(k_max[page], keys[page, :, :count].amax(1))
+
+
 def test_pages_are_distinct_and_hold_what_must_be_read(device: torch.device) -> None:
     made = store([3, 1], [130, 20], device=device)
+    made.k_pages[int(made.page_table[0, 7])] = 0.0  # no page scores less, but it has a new row
     k_min, k_max = bounds(made)
     chosen = quest_pages(made.q, k_min, k_max, made.page_table, made.q_start, made.kv_len, page=16, k=5)
     for head in range(2):

@@ -31,6 +31,13 @@ def random_weight(rows: int, columns: int, group: int, kind: str) -> tuple[torch
     return q, pack_int4(q, scales, group=group, **more)
 
 
+def strided(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows with poison behind each of them, as far as a kernel's step may reach."""
+    held = torch.full((rows, columns + 128), float("nan"), device=DEVICE, dtype=dtype)
+    held[:, :columns] = torch.randn(rows, columns, device=DEVICE)
+    return held[:, :columns]
+
+
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
 
@@ -54,13 +61,24 @@ def test_four_bit_products_agree_with_float64(
 
 def check_product(shape: tuple[int, int, int], kind: str, rows: int, bias: bool, dtype: torch.dtype) -> None:
     _, weight = random_weight(*shape, kind)
-    x = torch.randn(rows, shape[1] + 5, device=DEVICE).to(dtype)[:, : shape[1]]
+    x = strided(rows, shape[1], dtype)
     added = torch.randn(shape[0], device=DEVICE).to(dtype) if bias else None
     out = torch.full((rows, shape[0]), float("nan"), device=DEVICE, dtype=dtype)
     assert w4a16(x, weight, added, out=out) is out
     if rows:
         exact = reference_w4a16(x.double(), weight, None if added is None else added.double())
         assert error(out, exact) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "zeros", "offsets"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_many_rows_scale_their_weights_first(kind: str, group: int) -> None:
+    check_product((64, 416, group), kind, 66, False, torch.float16)
+
+
+def test_only_a_matrix_of_whole_blocks_is_read_without_masks() -> None:
+    for shape, block, whole in [((128, 256), 64, True), ((128, 288), 64, False), ((96, 256), 64, False)]:
+        assert w4a16_file.whole_blocks(random_weight(*shape, 32, "zeros")[1], block) is whole
 
 
 @pytest.mark.gpu
@@ -189,7 +207,7 @@ def test_eight_bit_products_agree_with_float64(
 ) -> None:
     dtype = torch.float16 if half else torch.float32
     weight = pack_int8(torch.randn(shape, device=DEVICE), group)
-    x = torch.randn(rows, shape[1] + 5, device=DEVICE).to(dtype)[:, : shape[1]]
+    x = strided(rows, shape[1], dtype)
     added = torch.randn(shape[0], device=DEVICE).to(dtype) if bias else None
     out = torch.full((rows, shape[0]), float("nan"), device=DEVICE, dtype=dtype)
     w8a16(x, weight, added, out=out)

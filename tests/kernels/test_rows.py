@@ -64,6 +64,14 @@ def test_a_norm_may_be_written_over_its_input() -> None:
     assert_close(rms_norm(x, weight, 1e-6, out=x), exact, torch.float32)
 
 
+def test_what_is_normed_is_the_sum_as_it_is_kept() -> None:
+    """2048 + 1 is 2048 in fp16: normed unrounded, the first column would differ from the others."""
+    x, stream = (torch.full((1, 64), value, device=DEVICE, dtype=torch.float16) for value in (0.0, 2048.0))
+    x[0, 0] = 1.0
+    y = rms_norm(x, torch.full((64,), 0.99, device=DEVICE), 1e-6, residual=stream)
+    assert len(set(y[0].tolist())) == 1
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # numpy says so; exp is then inf, and 1 / inf is 0
 def test_large_gates_do_not_overflow() -> None:
     gate = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4]], device=DEVICE)

@@ -60,8 +60,10 @@ def test_what_is_emitted_is_what_one_token_at_a_time_would_be(batch: tuple[list[
 def test_parents_that_make_no_tree_cannot_hang_it() -> None:
     ones = torch.ones(4, dtype=torch.int64, device=DEVICE)
     starts = torch.tensor([0, 4], dtype=torch.int32, device=DEVICE)
-    parents = torch.tensor([3, 0, 1, 2], dtype=torch.int32, device=DEVICE)
-    assert verify_walk(ones, ones, starts, parents)[0].tolist() == [4]
+    for above in ([3, 0, 1, 2], [0, 0, 1, 2], [-1, 1, 1, 3]):
+        parents = torch.tensor(above, dtype=torch.int32, device=DEVICE)
+        count = 4 if above[1] == 0 else 1
+        assert verify_walk(ones, ones, starts, parents)[0].tolist() == [count]
 
 
 @pytest.mark.parametrize("name", ["drawn", "tokens", "starts", "parents", "most", "out"])
