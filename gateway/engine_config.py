@@ -20,16 +20,24 @@ class SpeculationConfig(Section):
 
 
 class AttentionConfig(Section):
-    """Which earlier tokens each one sees: all, or with a `window` only the last so many and the first `sinks`.
+    """Which earlier tokens each one sees: all, or a part of them, which makes long contexts cheap and answers
+    approximate.
 
-    A window makes long contexts cheap and answers approximate.
+    With a `window` only the last so many, the first `sinks`, and every one of `global_tokens`, texts that are one token
+    of the model each. With `best_pages` prompts are read whole, and an answer's tokens read so many pages of 64 tokens.
     """
 
     window: Annotated[int, Field(strict=True, ge=64)] | None = None
     sinks: Annotated[int, Field(strict=True, ge=0)] = 0
+    global_tokens: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=16)] = ()
+    best_pages: Annotated[int, Field(strict=True, ge=2)] | None = None
 
     @model_validator(mode="after")
-    def _sinks_need_a_window(self) -> Self:
+    def _either(self) -> Self:
         if self.window is None and self.sinks:
             raise ValueError("sinks have no effect without a window: every token is seen then")
+        if self.window is None and self.global_tokens:
+            raise ValueError("global_tokens have no effect without a window: every token is seen then")
+        if self.window is not None and self.best_pages is not None:
+            raise ValueError("window and best_pages exclude each other")
         return self

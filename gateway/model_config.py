@@ -204,6 +204,8 @@ class EngineModel(ModelBase):
             "draft": self.speculation.most,
             "window": self.attention.window,
             "sinks": self.attention.sinks,
+            "marks": self.attention.global_tokens,
+            "best_pages": self.attention.best_pages,
         }
 
 

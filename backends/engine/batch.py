@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from .attention import Bags, Sight, Span, Tile, in_tile
+from .attention_quest import Chosen, Noting
 from .memory import Memory
 
 _UNLIKE = 2  # sequences share their bags while the longest has at most so many times the shortest one's pages
@@ -21,7 +22,7 @@ _UNLIKE = 2  # sequences share their bags while the longest has at most so many 
 class Rows:
     """New tokens of one sequence behind `before` computed ones; `pages` hold all of them.
 
-    `wanted` are the rows, counted from the first new one, whose logits are needed. `paths` as in attention.Span.
+    `wanted` are the rows, counted from the first new one, whose logits are needed. The others as in attention.Span.
     """
 
     tokens: Sequence[int]
@@ -29,6 +30,8 @@ class Rows:
     pages: Sequence[int]
     wanted: Sequence[int]
     paths: Sequence[Sequence[int]] = ()
+    marked: Sequence[int] = ()
+    exact: int = 0
 
 
 class Part(Protocol):
@@ -45,17 +48,19 @@ class Batch:
     sequences given; `parts` cover all rows in order."""
 
     def __init__(self, sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight, tiles: bool) -> None:
-        groups = _grouped(sequences, memory, heads, tiles)
+        groups = _grouped(sequences, memory, heads, sight, tiles)
         order = [i for group in groups for i in group.members]
         spans: dict[int, Span] = {}
         row = 0
         for i in order:
             s = sequences[i]
-            spans[i] = Span(row, len(s.tokens), s.before, s.pages, s.paths)
+            spans[i] = Span(row, len(s.tokens), s.before, s.pages, s.paths, s.marked, s.exact)
             row += len(s.tokens)
         self.parts: list[Part] = [
             group.form([spans[i] for i in group.members], memory, heads, sight) for group in groups
         ]
+        if sight.best is not None:
+            self.parts.insert(0, Noting(list(spans.values()), memory))
         device = memory.values.device
         ordered = [sequences[i] for i in order]
         self.rows = row
@@ -79,7 +84,7 @@ class _Group:
     members: list[int]
 
 
-def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, tiles: bool) -> list[_Group]:
+def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight, tiles: bool) -> list[_Group]:
     every = range(len(sequences))
     if not memory.turned:
         from .attention_kernels import Paged, Prompts, is_prompt
@@ -90,9 +95,18 @@ def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, tiles: bool)
         few = sorted(set(every) - set(trees) - set(prompts))
         kinds = [_Group(Paged, few), _Group(Paged, trees), _Group(Prompts, prompts)]
         return [kind for kind in kinds if kind.members]
-    many = [i for i in every if tiles and not sequences[i].paths and _in_tile(sequences[i], heads)]
-    few = sorted(set(every) - set(many), key=lambda i: len(sequences[i].pages))
-    return [_Group(Bags, group) for group in _alike(sequences, few)] + [_Group(Tile, [i]) for i in many]
+    chosen = [i for i in every if sight.best is not None and _answers(sequences[i])]
+    left = set(every) - set(chosen)
+    many = [i for i in left if tiles and not sequences[i].paths and _in_tile(sequences[i], heads)]
+    few = sorted(left - set(many), key=lambda i: len(sequences[i].pages))
+    groups = [_Group(Bags, group) for group in _alike(sequences, few)] + [_Group(Tile, [i]) for i in many]
+    chosen.sort(key=lambda i: len(sequences[i].pages))
+    return groups + [_Group(Chosen, group) for group in _alike(sequences, chosen)]
+
+
+def _answers(s: Rows) -> bool:
+    """Whether some of the rows are an answer's."""
+    return s.before + len(s.tokens) > s.exact
 
 
 def _in_tile(s: Rows, heads: int) -> bool:

@@ -22,6 +22,7 @@ import torch
 
 from ...protocol.errors import Internal, TrimtabError
 from .attention import Sight
+from .attention_quest import Bounds
 from .batch import Batch, Rows
 from .draft import NOTHING, Draft
 from .draft_model_run import draws_as
@@ -98,7 +99,10 @@ class Engine:
         self.context = min(context, memory.pages * memory.page)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.guesses = Guesses(self.options.draft, self.options.tree, clock)
+        # Pages are chosen by what is in them, which a tree's branches would share.
+        self.guesses = Guesses(self.options.draft, self.options.tree and self.options.sight.best is None, clock)
+        if self.options.sight.best is not None:
+            memory.bounds = Bounds(memory)
         self.steps = self.preempted = 0
         self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
         self._mean = 1.0  # seconds that an answer takes
@@ -318,7 +322,8 @@ class Engine:
         s, draft = turn.sequence, turn.draft
         tokens = s.tokens[s.computed : s.computed + turn.count]
         tree = [] if draft.chain else paths(draft)
-        return Rows([*tokens, *draft.tokens], s.computed, s.pages, self._wanted(turn), tree)
+        marked = s.marked(self.options.sight.marks)
+        return Rows([*tokens, *draft.tokens], s.computed, s.pages, self._wanted(turn), tree, marked, s.prompt)
 
     def _wanted(self, turn: Turn) -> range:
         """Which of the turn's rows need logits."""
@@ -514,7 +519,8 @@ class Engine:
         self._said.setdefault(s.job, [])
 
     def _let_go(self, s: Sequence) -> None:
-        self._keep(s, len(s.tokens))
+        # Rows that read a part of their pages may serve nobody else: as a prompt they would be read whole.
+        self._keep(s, len(s.tokens) if self.options.sight.best is None else s.prompt)
         self.pool.drop(s.pages)
         s.pages, s.computed, s.known = [], 0, 0
 

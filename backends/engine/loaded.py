@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
+from ...protocol.errors import ModelUnavailable
 from .attention import Sight
 from .checkpoint import open_checkpoint
 from .draft_model import check_vocabulary
@@ -61,21 +62,34 @@ def load(
     context = min(s.context or model.shape.context, model.shape.context)
     most = s.most_running * -(-context // PAGE)
     memory = Memory(model.shape, min(most, pages_for(model.shape, s.kv_mb, model.dtype)), model.dtype, model.device)
-    engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s))
+    sight = Sight(s.window, s.sinks, marks(s.marks, tokenizer), s.best_pages)
+    engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s, sight))
     if small is not None and engine.options.draft:
         engine.guesses.small = _small(small, path.name, tokenizer, s, context, model.device.type)
     _warm(engine)
     return Loaded(engine, tokenizer, template, Compiler(Vocabulary.of(tokenizer)), f"fp_{digest[:12]}")
 
 
-def options(s: Settings) -> Options:
+def options(s: Settings, sight: Sight) -> Options:
     """What the engine needs to know of its settings."""
     return Options(
         limits=Limits(s.most_running, s.step_tokens, max(1, s.step_tokens // 4)),
         draft=s.draft if s.speculation else 0,
         prefixes=s.prefixes,
-        sight=Sight(s.window, s.sinks),
+        sight=sight,
     )
+
+
+def marks(texts: Sequence[str], tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens with these texts. Raises ModelUnavailable when one of them is none, or several."""
+    found = set()
+    for text in texts:
+        placed = tokenizer.placed.get(text)
+        ids = tokenizer.encode(text) if placed is None else [placed]
+        if len(ids) != 1:
+            raise ModelUnavailable(f"{text!r} is {len(ids)} tokens of this model; a global token must be one")
+        found.add(ids[0])
+    return frozenset(found)
 
 
 def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: int, device: str) -> OwnPages:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...kernels.switch import serves
 from .shape import Shape
+
+if TYPE_CHECKING:
+    from .attention_quest import Bounds
 
 PAGE = 64  # tokens: each page is one fixed partial sum of attention, and the grain at which prefixes are shared
 
@@ -46,6 +50,7 @@ class Memory:
     ) -> None:
         """`turned` None: as the device wants it."""
         self.page, self.pages = page, pages
+        self.bounds: Bounds | None = None  # kept where pages are chosen by them (attention_quest.py)
         self.turned = not serves(device) if turned is None else turned
         across = (shape.layers, pages + 1, shape.kv_heads)
         keys = (shape.head, page) if self.turned else (page, shape.head)

@@ -129,6 +129,15 @@ class Sequence:
     scores: list[Any] = field(default_factory=list)  # of the prompt, or of a reading
     admitted: float = 0.0
     waited: bool = False  # it was running before and had to make room
+    _marked: list[int] = field(default_factory=list)  # positions of global tokens among the first _looked ones
+    _looked: int = 0
+
+    def marked(self, marks: frozenset[int]) -> List[int]:
+        """Where the tokens `marks` stand."""
+        if marks:
+            self._marked += [i for i in range(self._looked, len(self.tokens)) if self.tokens[i] in marks]
+            self._looked = len(self.tokens)
+        return self._marked
 
     @property
     def pending(self) -> int:

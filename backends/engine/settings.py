@@ -16,8 +16,9 @@ class Settings:
     `context` may shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best.
     `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
     `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue
-    or a path, is a smaller model of the same vocabulary that guesses too. `window` and `sinks` do change answers: each
-    token then sees only the last `window` ones and the first `sinks`.
+    or a path, is a smaller model of the same vocabulary that guesses too. The last four do change answers: with
+    `window` each token sees only the last so many, the first `sinks`, and all of `marks`, texts of one token each; with
+    `best_pages` an answer's tokens see so many pages of 64 tokens.
     """
 
     context: int | None = None
@@ -33,3 +34,5 @@ class Settings:
     draft_weights: str | None = None
     window: int | None = None
     sinks: int = 0
+    marks: tuple[str, ...] = ()
+    best_pages: int | None = None

@@ -39,6 +39,12 @@ def test_options_arrive() -> None:
     )
 
 
+def test_what_answers_see_of_their_context_arrives() -> None:
+    model = read(attention={"window": 256, "sinks": 4, "global_tokens": ["<|im_start|>"]})
+    assert settings(model) == Settings(window=256, sinks=4, marks=("<|im_start|>",))
+    assert settings(read(attention={"best_pages": 16})) == Settings(best_pages=16)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -50,6 +56,10 @@ def test_options_arrive() -> None:
         ({"speculation": {"mots": 3}}, "mots"),
         ({"attention": {"sinks": 4}}, "without a window"),
         ({"attention": {"window": 3}}, "window"),
+        ({"attention": {"global_tokens": ["a"]}}, "without a window"),
+        ({"attention": {"global_tokens": "a"}}, "global_tokens"),
+        ({"attention": {"window": 64, "best_pages": 4}}, "exclude"),
+        ({"attention": {"best_pages": 1}}, "best_pages"),
         ({"most_running": 300}, "step_tokens must be more"),
         ({"most_running": 16, "step_tokens": 16}, "step_tokens must be more"),
     ],
