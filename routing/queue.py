@@ -6,7 +6,8 @@ engine's scheduler both use it. Size is whatever unit the caller predicts (secon
 Each request gets a latest start when it arrives: `BOUND` mean services from then, or, where the work that is ahead of
 it already takes longer, that work's own time and `SLACK` of it. A shorter request is taken first only if everything it
 overtakes can still make its latest start. While as many wait as there are slots or fewer, plain order holds.
-Between tenants the same bound holds for what each was served: none gets further ahead of another that waits.
+Between tenants, none gets further ahead of another that waits than such a bound, or
+three between tenants that ask for about as much.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ CONGESTED = 0.93  # of the longest backlog that was seen lately: what waits are 
 FADING = 0.9995  # of that longest backlog, per arrival
 MEAN_OVER = 200.0  # services over which the mean size is taken
 EVENED = 50.0  # mean services more than another had, at which a tenant's requests count double
+FEWER = 4.0  # times the work that a tenant asks for in a crowd, beside one that it must not hold up
+APART = 3.0  # bounds that a tenant may be ahead of another that waits; among equals luck in sizes does as much
 LOOKED_AT = 512  # the oldest that are looked through; beyond them plain order holds
 
 
@@ -107,14 +110,13 @@ class SizedQueue(Generic[Item]):
         waiting = self._waiting
         if len(waiting) <= self.slots:
             return 0
-        behind = self._behind()
-        if behind is not None:
-            return next(at for at, one in enumerate(waiting) if one.tenant == behind)
-        extra = self._surcharge()
-        best, price, starts, slack = 0, float("inf"), now, float("inf")
+        extra, behind = self._surcharge(), self._behind()
+        best = 0 if behind is None else next(at for at, one in enumerate(waiting) if one.tenant == behind)
+        price, starts, slack = float("inf"), now, float("inf")
         for at, one in enumerate(waiting[:LOOKED_AT]):
             asked = one.size * extra.get(one.tenant, 1.0)
-            if asked < price and (at == 0 or one.size <= slack * self.slots):
+            eligible = behind is None or one.tenant == behind
+            if eligible and asked < price and (at == 0 or one.size <= slack * self.slots):
                 best, price = at, asked
             slack = min(slack, one.latest - starts)
             if slack <= 0:
@@ -123,15 +125,24 @@ class SizedQueue(Generic[Item]):
         return best
 
     def _behind(self) -> str | None:
-        """The tenant that is to be served now, since another had `bound` mean services more while both waited.
+        """The tenant that is to be served now, since another had too much more while both waited.
 
-        Who sends a thousand requests makes his own wait for one another, and not everybody else for them.
+        That is `bound` mean services beside a crowd of the other's, more between equals: among those the shortest goes
+        first, and whose sizes are large falls behind by itself. Who sends a thousand requests makes his own wait for
+        one another, and not everybody else for them.
         """
         if len(self._served) < 2:
             return None
         served = {one.tenant: self._served.get(one.tenant, 0.0) for one in self._waiting}
-        least = min(served, key=served.__getitem__)
-        return least if max(served.values()) - served[least] > self._bound * self._mean else None
+        least, most = min(served, key=served.__getitem__), max(served, key=served.__getitem__)
+        ahead = served[most] - served[least]
+        if ahead <= self._bound * self._mean:
+            return None
+        asked = dict.fromkeys(served, 0.0)
+        for one in self._waiting:
+            asked[one.tenant] += one.size
+        crowd = asked[most] > FEWER * asked[least]
+        return least if crowd or ahead > APART * self._bound * self._mean else None
 
     def _surcharge(self) -> dict[str, float]:
         tenants = {one.tenant for one in self._waiting}
