@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+from .dispatch import FLOATS
+
 FP8 = torch.float8_e4m3fn
 
 

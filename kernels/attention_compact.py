@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from . import attention_checks as check
-from .dispatch import jit, on, power_of_two, tl, use_triton
+from .dispatch import FLOATS, jit, on, power_of_two, tl, use_triton
 
 
 def reference_compact_accepted(
@@ -76,7 +76,7 @@ def compact_accepted(
 
     Raises ValueError, naming the argument, before anything is launched.
     """
-    floats = (*check.FLOATS, check.FP8)
+    floats = (*FLOATS, check.FP8)
     check.tensor("k_pages", k_pages, (None, None, None, None), floats, k_pages.device)
     check.power_of_two("k_pages: page", k_pages.shape[2], 1, 256)
     check.tensor("v_pages", v_pages, tuple(k_pages.shape), (k_pages.dtype,), k_pages.device)

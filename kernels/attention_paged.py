@@ -280,7 +280,7 @@ def paged_attention(
             sinks=sinks, top_k=top_k, tree=tree is not None, block=16 if check.heavy(q) else None,
         )  # fmt: skip
     placed = place(plan, q.device, d=d) if isinstance(plan, Plan) else plan
-    check_plan(placed, q, kv_heads, window, sinks, top_k, tree is not None)
+    check_plan(placed, q, page_table.shape[0], kv_heads, window, sinks, top_k, tree is not None)
     if placed.plan.block > 64 and check.heavy(q):
         raise ValueError("plan: fp32 heads wider than 128 take blocks of at most 64 rows; a GPU's memory holds no more")
     launch(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from . import attention_checks as check
-from .dispatch import jit, on, power_of_two, tl, use_triton
+from .dispatch import FLOATS, jit, on, power_of_two, tl, use_triton
 
 ALWAYS = float("inf")
 
@@ -119,7 +119,7 @@ def page_bounds(
     Raises ValueError, naming the argument, before anything is launched.
     """
     device = k_pages.device
-    check.tensor("k_pages", k_pages, (None, None, None, None), check.FLOATS, device)
+    check.tensor("k_pages", k_pages, (None, None, None, None), FLOATS, device)
     check.power_of_two("k_pages: page", k_pages.shape[2], 1, 256)
     check.tensor("pages", pages, (None,), (torch.int32,), device)
     check.lengths("filled", filled, pages.shape[0], device)
@@ -180,7 +180,7 @@ def page_scores(
 
 
 def check_bounds(k_min: torch.Tensor, k_max: torch.Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
-    check.tensor("k_min", k_min, shape, check.FLOATS, device)
+    check.tensor("k_min", k_min, shape, FLOATS, device)
     check.tensor("k_max", k_max, tuple(k_min.shape), (k_min.dtype,), device)
     for name, x in (("k_min", k_min), ("k_max", k_max)):
         if not x.is_contiguous():

@@ -28,6 +28,7 @@ except ImportError:  # a CPU-only install: the torch path is all there is
     triton = tl = None
 
 __all__ = [
+    "FLOATS",
     "blocks",
     "forced",
     "jit",
@@ -35,6 +36,7 @@ __all__ = [
     "on",
     "power_of_two",
     "require",
+    "require_floats",
     "tl",
     "triton",
     "trying",
@@ -42,6 +44,7 @@ __all__ = [
     "use_triton",
 ]
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 log = logging.getLogger("trimtab.kernels")
 
 _TUNING = Path(__file__).parent / "tuning"
@@ -80,6 +83,13 @@ def require(holds: bool, argument: str, message: str) -> None:
     """Raises ValueError naming the argument, before anything is launched."""
     if not holds:
         raise ValueError(f"{argument}: {message}")
+
+
+def require_floats(name: str, *tensors: torch.Tensor | None) -> None:
+    """Raises ValueError for what no kernel computes with: whole numbers, float64, float8."""
+    for tensor in tensors:
+        held = tensor is None or (isinstance(tensor, torch.Tensor) and tensor.dtype in FLOATS)
+        require(held, name, "must be a tensor of float32, float16 or bfloat16")
 
 
 def power_of_two(size: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import blocks, jit, on, power_of_two, require, tl, tuned, use_triton
+from .dispatch import blocks, jit, on, power_of_two, require, require_floats, tl, tuned, use_triton
 
 _FP8_LARGEST = 448.0  # of float8_e4m3fn; beyond it a cast gives NaN
 
@@ -241,24 +241,27 @@ def _check(
     v_scale: torch.Tensor | None,
     out: torch.Tensor | None,
 ) -> None:
-    require(q.ndim == 3 and q.is_floating_point(), "q", "must be [rows, heads, d] of a floating dtype")
+    require_floats("q", q)
+    require(q.ndim == 3, "q", "must be [rows, heads, d]")
     rows, _, d = q.shape
     require(k.ndim == 3 and k.shape[0] == rows and k.shape[2] == d, "k", "must be [rows, kv_heads, d] like q")
+    require(k.dtype == q.dtype, "k", "must be of q's dtype")
     require(k_pages.ndim == 4, "k_pages", "must be [pages, kv_heads, page, d]")
     pages, kv_heads, _, wide = k_pages.shape
     require((kv_heads, wide) == tuple(k.shape[1:]), "k_pages", "must have k's heads and width")
     require(k_pages.dtype in (q.dtype, torch.float8_e4m3fn), "k_pages", "must be of q's dtype or float8_e4m3fn")
+    require(cos.dtype == torch.float32, "cos", "must be float32")
     require(cos.ndim == 2 and 0 < 2 * cos.shape[1] <= d, "cos", "must be [positions, rotated / 2], rotated <= d")
     alike = (("v", v, k), ("v_pages", v_pages, k_pages), ("sin", sin, cos), ("out", out, q))
     for name, one, other in alike:
         if one is not None:
             require(one.shape == other.shape and one.dtype == other.dtype, name, f"must be {tuple(other.shape)} alike")
-    require(k.dtype == q.dtype, "k", "must be of q's dtype")
-    require(cos.dtype == torch.float32 and cos.stride(0) == sin.stride(0), "cos", "must be float32, strided as sin")
+    require(cos.stride(0) == sin.stride(0), "cos", "must be strided as sin")
     require(slots.shape == (rows,) and slots.dtype == torch.int64, "slots", "must be [rows] int64")
     whole = positions.dtype in (torch.int32, torch.int64)
     require(positions.shape == (rows,) and whole, "positions", "must be [rows] int32 or int64")
     for name, norm in (("q_norm", q_norm), ("k_norm", k_norm)):
+        require_floats(name, norm)
         require(norm is None or norm.shape == (d,), name, "must be [d]")
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
         fits = scale is None or scale.numel() == 1 or scale.shape == (pages, kv_heads)

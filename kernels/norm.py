@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import jit, on, power_of_two, require, tl, tuned, use_triton
+from .dispatch import jit, on, power_of_two, require, require_floats, tl, tuned, use_triton
 
 
 def reference_rms_norm(
@@ -103,7 +103,9 @@ def rms_norm(
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None, out: torch.Tensor | None) -> None:
-    require(x.ndim == 2 and x.is_floating_point(), "x", "must be [rows, columns] of a floating dtype")
+    require_floats("x", x)
+    require_floats("weight", weight)
+    require(x.ndim == 2, "x", "must be [rows, columns]")
     require(0 < x.shape[1] <= 65536, "x", "must have 1 to 65536 columns")
     require(x.stride(1) == 1, "x", "columns must be contiguous")
     require(weight.shape == x.shape[1:] and weight.is_contiguous(), "weight", "must be [columns], contiguous")

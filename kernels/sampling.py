@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import jit, on, require, tl, tuned, use_triton
+from .dispatch import jit, on, require, require_floats, tl, tuned, use_triton
 
 _COLDEST = 1e-4  # a lower temperature is this one: logits over it must stay finite
 _PLACES = 1024  # tokens t, t + 1024, t + 2048, t + 3072 of a block of 4096 are the four words of one Philox counter
@@ -347,7 +347,8 @@ def sample(
 
 
 def _check(logits: torch.Tensor, per_row: dict[str, tuple[torch.Tensor | None, torch.dtype]]) -> None:
-    require(logits.ndim == 2 and logits.is_floating_point(), "logits", "must be [rows, vocabulary], floating")
+    require_floats("logits", logits)
+    require(logits.ndim == 2, "logits", "must be [rows, vocabulary]")
     require(0 < logits.shape[1] < 1 << 30, "logits", "must have a vocabulary")
     require(logits.stride(1) == 1, "logits", "columns must be contiguous")
     for name, (tensor, dtype) in per_row.items():

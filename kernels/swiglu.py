@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import blocks, jit, on, require, tl, tuned, use_triton
+from .dispatch import blocks, jit, on, require, require_floats, tl, tuned, use_triton
 
 
 def reference_swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,8 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, *, out: torch.Tensor | None = N
 
 
 def _check(gate: torch.Tensor, up: torch.Tensor, out: torch.Tensor | None) -> None:
-    require(gate.ndim == 2 and gate.is_floating_point(), "gate", "must be [rows, columns] of a floating dtype")
+    require_floats("gate", gate)
+    require(gate.ndim == 2, "gate", "must be [rows, columns]")
     for name, other in (("gate", gate), ("up", up), ("out", out)):
         if other is not None:
             require(other.shape == gate.shape and other.dtype == gate.dtype, name, "must have gate's shape and dtype")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, tl, tuned, use_triton
+from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, require_floats, tl, tuned, use_triton
 from .int4_weight import SPAN, Int4Weight, dense
 from .split_k import add_parts, splits_for
 
@@ -337,11 +337,18 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _check(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
-    require(x.ndim == 2 and x.is_floating_point(), "x", "must be [rows, in] of a floating dtype")
+    require_floats("x", x)
+    require_floats("bias", bias)
+    require(x.ndim == 2, "x", "must be [rows, in]")
     require(x.shape[1] == weight.columns, "x", f"must have the weight's {weight.columns} columns, not {x.shape[1]}")
     require(x.stride(1) == 1, "x", "columns must be contiguous")
     require(weight.codes.device == x.device, "weight", "must be on x's device")
-    require(weight.codes.is_contiguous() and weight.scales.is_contiguous(), "weight", "must be contiguous")
+    groups = (weight.codes.shape[0] * SPAN // weight.group, weight.rows)
+    require(weight.codes.dtype == torch.int16 and weight.codes.is_contiguous(), "weight", "codes must be as packed")
+    for held in (weight.scales, weight.zeros, weight.offsets):
+        if held is not None:
+            fits = held.shape == groups and held.device == x.device and held.is_contiguous()
+            require(fits, "weight", "scales, zeros and offsets must be [groups, out], contiguous, on x's device")
     if bias is not None:
         require(bias.shape == (weight.rows,) and bias.device == x.device, "bias", "must be [out], on x's device")
         require(bias.is_contiguous(), "bias", "must be contiguous")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, tl, tuned, use_triton
+from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, require_floats, tl, tuned, use_triton
 from .split_k import add_parts, splits_for
 
 _STEP = 128  # columns a step of the kernel reads, where groups are not smaller
@@ -182,12 +182,16 @@ def _choice(x: torch.Tensor, n: int, steps: int, rows: int) -> dict[str, int]:
 
 def _check(x: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
     rows, columns = weight.codes.shape
-    require(x.ndim == 2 and x.is_floating_point(), "x", "must be [rows, in] of a floating dtype")
+    require_floats("x", x)
+    require_floats("bias", bias)
+    require(x.ndim == 2, "x", "must be [rows, in]")
     require(x.shape[1] == columns, "x", f"must have the weight's {columns} columns, not {x.shape[1]}")
     require(x.stride(1) == 1, "x", "columns must be contiguous")
     groups = blocks(columns, weight.group) if weight.group else 1
     require(weight.scales.shape == (groups, rows), "weight", "scales must be [groups, out]")
-    require(weight.codes.device == x.device, "weight", "must be on x's device")
+    require(weight.codes.dtype == torch.int8, "weight", "codes must be int8")
+    alike = weight.codes.device == weight.scales.device == x.device
+    require(alike, "weight", "must be on x's device")
     require(weight.codes.is_contiguous() and weight.scales.is_contiguous(), "weight", "must be contiguous")
     if bias is not None:
         require(bias.shape == (rows,) and bias.device == x.device, "bias", "must be [out], on x's device")
