@@ -1,4 +1,4 @@
-"""The command line: `trimtab serve | check | explain | route | replay | lengths | keys | fetch | demo`.
+"""The command line: `trimtab serve`, `check`, `explain`, `route`, `replay`, `lengths`, `engine`, `bench` and others.
 
 Nothing heavy is imported until the command that needs it runs, so `trimtab --help` answers at once.
 """
@@ -38,6 +38,30 @@ model will read; without --data they are the articles that come with Python. The
 engines read too; serve it with `weights: FOLDER`.
 
 exit status: 0 done; 1 the weights, the texts or the folder are to blame; 2 the command line is
+"""
+
+_ENGINE_EPILOG = """examples:
+  trimtab engine serve                                            the small bundled model on http://127.0.0.1:4000
+  trimtab engine serve qwen2.5-coder-1.5b.gguf --port 8000        a file of yours; its name is the model's name
+  trimtab engine serve ./my-model --compute bfloat16 --kv-mb 4096 a folder of safetensors, more room for contexts
+
+it speaks OpenAI's API: chat and legacy completions, streams, tools, JSON schemas, log-probabilities, seeds. There is no
+cache, no compression, no routing and no key: for this machine only. `trimtab serve` is the whole gateway, which can
+have the same engine as one of its models (docs/engine.md has its options).
+"""
+
+_BENCH_EPILOG = """examples:
+  trimtab bench engine                                            the bundled model, from a fifth of its capacity on
+  trimtab bench engine model.gguf --rates 0.5 1 2 --requests 200  these requests a second, 200 of each
+  trimtab bench engine ./quantized --plot load.png --json load.json
+
+first as many requests as run at once are kept in work all the time, which shows the capacity; then requests come at
+random times (a Poisson process), at each of --rates, or at 20 to 110 % of the capacity. It prints, for each rate:
+  tok/s    tokens of answers a second, all answers together
+  TTFT     milliseconds from a request to the first of its text: waiting, and reading the prompt
+  ITL      milliseconds between one piece of text and the next, as a client sees them
+  P50/P99  half of them are no longer; one in a hundred is
+  refused  requests that found the queue full
 """
 
 _EXPLAIN_EPILOG = """examples:
@@ -140,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_fetch(commands)
     _add_quantize(commands)
+    _add_engine(commands)
+    _add_bench(commands)
     _add_demo(commands)
     return parser
 
@@ -341,6 +367,64 @@ def _add_quantize(commands: Commands) -> None:
     quantize.set_defaults(run=_quantize)
 
 
+def _add_engine(commands: Commands) -> None:
+    engine = commands.add_parser("engine", help="the bundled engine alone").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    serve = engine.add_parser(
+        "serve",
+        help="serve one model with OpenAI's API, without the gateway's stages",
+        description="Serve one model on the bundled engine with OpenAI's API, and nothing in between.",
+        epilog=_ENGINE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model(serve)
+    serve.add_argument("--name", help="what clients ask for (default: the weights' name)")
+    serve.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 4000)")
+    serve.add_argument("--log-level", default=_log_level(), choices=LEVELS)
+    serve.set_defaults(run=_engine_serve, config=None, fd=None)
+
+
+def _add_bench(commands: Commands) -> None:
+    bench = commands.add_parser("bench", help="measure what this machine can do").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    engine = bench.add_parser(
+        "engine",
+        help="the engine's speed and waiting times under load",
+        description="How fast a model answers on the bundled engine while requests come at random times.",
+        epilog=_BENCH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model(engine)
+    engine.add_argument("--rates", type=float, nargs="+", metavar="R", help="requests a second (default: by capacity)")
+    engine.add_argument("--requests", type=int, default=60, help="of each rate (default: 60)")
+    engine.add_argument("--tokens", type=int, default=48, help="of an answer, on average (default: 48)")
+    engine.add_argument("--data", type=Path, metavar="FILE", help=".jsonl(.gz) with `prompt`, `question` or `turns`")
+    engine.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    engine.add_argument("--plot", type=Path, metavar="PNG", help="draw waiting times and throughput over the rate")
+    engine.add_argument("--seed", type=int, default=0, help="of prompts, arrivals and answers (default: 0)")
+    engine.set_defaults(run=_bench_engine)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights",
+        nargs="?",
+        default="smollm2-135m-instruct",
+        metavar="MODEL",
+        help="a name of the catalogue, a .gguf file or a model's folder (default: smollm2-135m-instruct)",
+    )
+    parser.add_argument("--compute", choices=("int8", "bfloat16", "float32", "int4"), help="default: what is best here")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the engine's products (default: up to four)")
+    parser.add_argument("--kv-mb", type=int, metavar="MIB", help="for keys and values of all answers (default: 512)")
+    parser.add_argument("--context-tokens", type=int, metavar="N", help="of prompt and answer (default: the model's)")
+    parser.add_argument("--most-running", type=int, metavar="N", help="answers at a time (default: 16)")
+    parser.add_argument("--most-waiting", type=int, metavar="N", help="requests that may wait (default: 64)")
+    parser.add_argument("--no-speculation", action="store_true", help="do not guess ahead")
+
+
 def _add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="send a few requests and show their receipts")
     demo.add_argument("--url", help="a running gateway (default: start one for the demo)")
@@ -365,6 +449,18 @@ def _explain(args: argparse.Namespace) -> int:
     from .commands import explain
 
     return explain.run(args)
+
+
+def _engine_serve(args: argparse.Namespace) -> int:
+    from .commands import engine
+
+    return engine.run(args)
+
+
+def _bench_engine(args: argparse.Namespace) -> int:
+    from .commands import bench
+
+    return bench.run(args)
 
 
 def _route_fit(args: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""Pictures of what a router does, as PNG or SVG by the file's ending. Needs matplotlib: pip install 'trimtab[plot]'."""
+"""Pictures of what a router does and a model gives, as PNG or SVG by the file's ending.
+
+Needs matplotlib: pip install 'trimtab[plot]'.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from .prompts import Array, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ...backends.engine.poisson import Load
 
 _DAY_S = 86_400.0
 
@@ -78,3 +83,20 @@ def share_over_time(path: Path, shares: Mapping[str, tuple[Sequence[float], Sequ
             axes.plot((np.asarray(at) - begin) / _DAY_S, share, label=name)
         axes.set_ylim(-0.02, 1.02)
         axes.legend(loc="upper left")
+
+
+def times_over_rate(path: Path, loads: Sequence[Load], capacity: float) -> None:
+    """Waiting times, on a logarithmic scale, and tokens a second, at each rate of requests; `capacity` is a line."""
+    rates = [one.rate for one in loads]
+    with _axes(path, "Under random arrivals", "requests a second", "milliseconds") as axes:
+        axes.set_yscale("log")
+        for name, mark in (("ttft_p50", "-o"), ("ttft_p99", "--o"), ("itl_p50", "-s"), ("itl_p99", "--s")):
+            label = name.replace("ttft", "first text").replace("itl", "between texts").replace("_p", ", P")
+            axes.plot(rates, [getattr(one, name) for one in loads], mark, label=label)
+        axes.axvline(capacity, color="grey", linestyle=":", label="capacity")
+        right = axes.twinx()
+        right.set_ylabel("tokens a second")
+        right.plot(rates, [one.tokens_s for one in loads], "-", color="grey", alpha=0.6, label="tokens a second")
+        right.set_ylim(bottom=0)
+        lines = [*axes.get_lines(), *right.get_lines()]
+        axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper left")

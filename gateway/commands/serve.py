@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             from ..workers import supervise
 
             return supervise(config, sys.argv[1:])
-        return _serve(config, written, args)
+        return start(config, written, args)
     except ValidationError as e:
         for problem in e.errors():
             print(f"trimtab: --{'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
 
-def _serve(config: Config, written: Config, args: argparse.Namespace) -> int:
+def start(config: Config, written: Config, args: argparse.Namespace) -> int:
+    """Serve until told to stop; `written` is what a reload compares with, `args` says `config` (a file) and `fd`."""
     import uvloop
 
     from ..server import build, serve

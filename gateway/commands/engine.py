@@ -1,0 +1,63 @@
+"""`trimtab engine serve MODEL`: the bundled engine alone behind OpenAI's API, without the gateway's stages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...backends.registry import Unusable
+from ...protocol.errors import TrimtabError
+from ..config import Config
+from ..listen import OpenDoor, check_listen
+from ..logs import configure
+from .serve import start
+
+OPTIONS = ("compute", "threads", "kv_mb", "context_tokens", "most_running", "most_waiting")  # as in a file
+# What would answer, change or route a request before the engine sees it.
+_ALONE = {"cache": {"exact": False}, "compress": {"lossless": False}, "output": {"plan": False}}
+
+
+def run(args: argparse.Namespace) -> int:
+    configure(args.log_level)
+    try:
+        config = alone(args, os.environ)
+        check_listen(config, config.server.host)
+        from ...backends.engine.weights import obtain
+
+        obtain(args.weights)
+        return start(config, config, args)
+    except ValidationError as e:
+        for problem in e.errors():
+            print(f"trimtab: {problem['loc'][-1] if problem['loc'] else 'engine'}: {problem['msg']}", file=sys.stderr)
+        return 1
+    except (OpenDoor, TrimtabError, Unusable, OSError) as e:
+        print(f"trimtab: {e}", file=sys.stderr)
+        return 1
+
+
+def alone(args: argparse.Namespace, environ: Any) -> Config:
+    """One model, one tenant without keys, and every stage that is not needed left out. Raises ValidationError."""
+    model: dict[str, Any] = {"backend": "engine", "weights": args.weights}
+    model |= {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.no_speculation:
+        model["speculation"] = {"enabled": False}
+    server = {name: getattr(args, name) for name in ("host", "port") if getattr(args, name) is not None}
+    data = {
+        "server": server,
+        "models": {args.name or name_of(args.weights): model},
+        "routes": {},
+        "tenants": {"local": {"policy": _ALONE}},
+    }
+    return Config.model_validate(data, context={"environ": environ})
+
+
+def name_of(weights: str) -> str:
+    """What clients ask for: the catalogue's name, or the file's without its ending."""
+    stem = weights if weights.isidentifier() else Path(weights).name
+    return re.sub(r"\.(gguf|safetensors)$", "", re.sub(r"\s+", "-", stem)) or "engine"
