@@ -34,6 +34,9 @@ class Call:
     Hints for a scheduler of one's own, which promise nothing: `expected` is how many tokens the answer is likely to
     have (a median; None: nobody knows), so how much memory to set aside and how far ahead to guess; `priority` 0 is
     somebody who waits, 1 what may come later.
+
+    `judged`: whoever asks will judge the answer by how probable its model found it, so a backend that can know says
+    `mean_logprob`, of the answer or the stream.
     """
 
     kind: Kind
@@ -45,6 +48,7 @@ class Call:
     draft: str | None = None
     expected: int | None = None
     priority: int = 0
+    judged: bool = False
 
 
 class Stream(Protocol):

@@ -61,7 +61,7 @@ def main() -> None:
     texts = list(BUILT_IN) if not options.data else [t for path in options.data for t in _texts(path)]
     random.Random(options.seed).shuffle(texts)
     count, tokens = (6, 24) if options.quick else (options.count, options.tokens)
-    tasks = _tasks(loaded, texts[:count], tokens)
+    tasks = _tasks(loaded, texts[options.skip : options.skip + count], tokens)
     expected, _ = answers(loaded, PLAIN, tasks, 1)
     given = [_with_given(task, expected, i) for i, task in enumerate(tasks)]
     rows: list[Row] = []
@@ -154,6 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser = arguments(__doc__, "prompts, a JSON object a line")
     parser.add_argument("weights", nargs="?", default=DEFAULT)
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--skip", type=int, default=0, help="so many prompts: a long run in parts")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compute", choices=["int8", "float32", "bfloat16"])

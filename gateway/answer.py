@@ -97,7 +97,11 @@ class Answer:
 
     async def _small(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
         self._outlines.spare(exchange, exchange.targets[0])
-        return await self._attempts(exchange, self._catalogue.served(exchange.targets[0]), verb)
+
+        async def judged(exchange: Exchange, served: Served, call: Call) -> T:
+            return await verb(exchange, served, replace(call, judged=True))
+
+        return await self._attempts(exchange, self._catalogue.served(exchange.targets[0]), judged)
 
     async def _first(self, exchange: Exchange, verb: Callable[[Exchange, Served, Call], Awaitable[T]]) -> T:
         last: TrimtabError | None = None

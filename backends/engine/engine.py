@@ -34,7 +34,7 @@ from .model import Model
 from .pages import PagePool
 from .prefixes import PrefixTree
 from .request import Choice
-from .sample import Law, draw, draw_within, logprobs
+from .sample import Law, draw, draw_within, logprob, logprobs
 from .schedule import Limits, guess_room, next_in, reads
 from .sequence import Ended, Job, Piece, Reading, Scored, Sequence, Surprises, Task
 from .tokenizer import Detokenizer, Tokenizer
@@ -423,6 +423,8 @@ class Engine:
             if reason is not None:
                 break
             whole = s.grammar is not None and row == way.rows[-1] and s.grammar.complete
+            if s.job.judged:
+                s.job.logprob += logprob(logits[first + row], token_)
             reason = self._say(s, logprobs(logits[first + row], token_, s.sampling.logprobs), whole)
             said += 1
         accepted = max(0, said - 1)

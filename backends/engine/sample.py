@@ -32,6 +32,7 @@ _Ids = npt.NDArray[np.int64]
 
 # Gumbel noise of 24 random bits lies between -2.9 and 17: what is farther below the best can never be drawn.
 _REACH = 20.0
+_LOG2_E = 1.4426950408889634
 _NEAR = 10.0  # within this of the best nearly all the mass lies
 
 
@@ -95,6 +96,12 @@ def logprobs(row: torch.Tensor, token: int, alternatives: int | None) -> Choice:
     values, ids = logs.topk(min(alternatives, len(logs)))
     top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return Choice(token, float(logs[token]), top)
+
+
+def logprob(row: torch.Tensor, token: int) -> float:
+    """Of one token by unprocessed logits [vocabulary], in nats: a fraction of what `logprobs` takes."""
+    top = row.amax()
+    return float(row[token] - top - torch.log(torch.exp2((row - top).mul_(_LOG2_E)).sum()))
 
 
 def processed(logits: torch.Tensor, laws: Sequence[Law]) -> torch.Tensor:

@@ -91,6 +91,7 @@ class Job:
 
     `emit` is called on the engine's thread with events, an error that ends it, or None when all is said. `told` counts
     events, and `taken` those that the client's side has taken: while they are far apart, the request waits.
+    `logprob` is the sum of its tokens' log-probabilities, in nats, if it is `judged` by them; `generated` counts them.
     """
 
     tasks: List[Task | Reading]
@@ -101,6 +102,8 @@ class Job:
     cached: int = 0
     accepted: int = 0
     rejected: int = 0
+    judged: bool = False
+    logprob: float = 0.0
     told: int = 0
     taken: int = 0
     open: int = 0

@@ -40,7 +40,7 @@ class EngineStream:
         self._loaded, self._timeouts = loaded, call.timeouts
         self._events: asyncio.Queue[Sequence[Event] | TrimtabError | None] = asyncio.Queue()
         self._event_loop = asyncio.get_running_loop()
-        self.job = Job(tasks, self._emit, call.tenant)
+        self.job = Job(tasks, self._emit, call.tenant, judged=call.judged)
         chat = call.kind == "chat"
         self.form = Form(
             id=("chatcmpl-" if chat else "cmpl-") + call.request_id,
@@ -72,6 +72,12 @@ class EngineStream:
             accepted=job.accepted,
             rejected=job.rejected,
         )
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Of the tokens generated so far, in nats; None where the call did not say that it judges by it."""
+        job = self.job
+        return job.logprob / job.generated if job.judged and job.generated else None
 
     def echoed(self, choice: int) -> str:
         """What a legacy completion repeats before its answer."""
@@ -188,4 +194,5 @@ async def fold(stream: EngineStream) -> Answer:
     choices = [
         form.choice(i, "".join(texts[i]), form.logprobs(tokens[i], 0), reasons[i], calls[i]) for i in range(count)
     ]
-    return Answer(form.whole(choices, usage), usage, finish_reasons=tuple(reasons))
+    body = form.whole(choices, usage)
+    return Answer(body, usage, finish_reasons=tuple(reasons), mean_logprob=stream.mean_logprob)

@@ -409,3 +409,27 @@ def test_importing_the_backend_brings_nothing_heavy():
     code = f"import sys, trimtab.backends.engine.backend; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"seed": 4}, {"temperature": 0.9, "seed": 5, "n": 2}, {"temperature": 0, "max_tokens": 1}]
+)
+async def test_a_judged_answer_says_how_probable_its_model_found_it(engine, ask, fields):
+    """The mean of what `logprobs` shows, whether or not they are asked for; of a stream too."""
+    asked = {"max_tokens": 12, **NEVER_ENDS, **fields}
+    shown = await whole(engine, ask(**asked, logprobs=True))
+    values = [t["logprob"] for choice in shown["choices"] for t in choice["logprobs"]["content"]]
+    answer = await engine.complete(replace(ask(**asked), judged=True))
+    assert answer.mean_logprob == pytest.approx(sum(values) / len(values), abs=1e-4)
+    stream = await engine.stream(replace(ask(**asked, stream=True), judged=True))
+    await streamed_rest(stream)
+    assert stream.mean_logprob == pytest.approx(answer.mean_logprob, abs=1e-6)
+
+
+async def test_nobody_pays_for_a_judgement_that_nobody_wants(engine, ask, monkeypatch):
+    monkeypatch.setattr("trimtab.backends.engine.engine.logprob", lambda row, token: 1 / 0)
+    answer = await engine.complete(ask(max_tokens=4))
+    assert answer.mean_logprob is None
+    stream = await engine.stream(ask(max_tokens=4, stream=True))
+    await streamed_rest(stream)
+    assert stream.mean_logprob is None

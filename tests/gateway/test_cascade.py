@@ -13,7 +13,10 @@ import pytest
 from desk import Desk, calls, problem, routed, say
 from harness import KEY, Serve
 
+from trimtab.backends.base import Call
 from trimtab.backends.fake_server import FakeServer
+from trimtab.backends.openai import OpenAIBackend
+from trimtab.protocol.messages import Answer
 
 pytest.importorskip("onnxruntime")
 
@@ -76,6 +79,22 @@ async def test_an_answer_that_fails_a_check_is_paid_for_and_the_large_model_aske
         assert receipt["cost_microusd"] >= charge.get("microusd", 0)
         assert receipt["routed"]["why"] == "answer"
         assert (calls(upstream, "small"), calls(upstream, "large")) == (1, 1)
+
+
+async def test_only_the_answer_that_is_looked_at_is_to_be_judged_by_its_probability(
+    serve: Serve, upstream: FakeServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, judged = OpenAIBackend.complete, []
+
+    async def seen(self: OpenAIBackend, call: Call) -> Answer:
+        judged.append((call.request.model, call.judged))
+        return await complete(self, call)
+
+    monkeypatch.setattr(OpenAIBackend, "complete", seen)
+    say(upstream, small="", large="The answer is 8.")
+    async with serve(_cascading(upstream, large_share=0.0)) as running:
+        await Desk(running, session).ask(problem(1))
+    assert [flag for _, flag in judged] == [True, False], judged
 
 
 async def test_both_calls_are_in_the_books_to_the_micro_dollar(
