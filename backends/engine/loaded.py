@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ...protocol.errors import ModelUnavailable
+from ...protocol.errors import ModelUnavailable, TrimtabError
 from .attention import Sight
 from .checkpoint import open_checkpoint
 from .draft_model import check_vocabulary
@@ -108,3 +108,5 @@ def _warm(engine: Engine) -> None:
     engine.add(Job([Task([0], ask)], said.append))
     while engine.busy:
         engine.step()
+    if any(isinstance(one, TrimtabError) for one in said):
+        raise ModelUnavailable("the model is loaded and cannot decode a token; the log says why")

@@ -1,6 +1,7 @@
 """What a client asks of the engine, checked: OpenAI's fields as typed values.
 
-A field that the engine does not know is ignored; one of a wrong type or out of range is an InvalidRequest naming it.
+A field of a wrong type or out of range is an InvalidRequest naming it, and so is one that other engines sample by and
+this one does not: the answer would be another than was asked for. Any other unknown field is ignored.
 Pure; knows nothing of tokens' meaning or of the model.
 """
 
@@ -17,6 +18,23 @@ from .grammar_request import Form, read_form
 
 _MOST_CHOICES = 32
 _MOST_STOPS = 16
+# What other engines are told of sampling and this one is not, each with the values that ask for nothing.
+_FOREIGN: Mapping[str, tuple[object, ...]] = {
+    "dynatemp_range": (0,),
+    "ignore_eos": (False,),
+    "length_penalty": (1,),
+    "min_tokens": (0,),
+    "mirostat": (0,),
+    "no_repeat_ngram_size": (0,),
+    "repeat_penalty": (1,),
+    "repetition_penalty": (1,),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "xtc_probability": (0,),
+}
+_OURS = "temperature, top_p, top_k, min_p, frequency_penalty, presence_penalty, logit_bias, seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +142,10 @@ def read_prompts(request: Request, vocabulary: int) -> list[str] | list[list[int
 def _ask(request: Request, logprobs: int | None, vocabulary: int, usual: Sampling = _NEUTRAL) -> Ask:
     if request.n > _MOST_CHOICES:
         raise InvalidRequest(f"'n' may be at most {_MOST_CHOICES} with this model", param="n")
+    for name, neutral in _FOREIGN.items():
+        value = request.get(name)
+        if value is not None and value not in neutral:
+            raise InvalidRequest(f"'{name}' is not supported by this model, which samples by {_OURS}", param=name)
     temperature = _number(request, "temperature", 0, 2)
     top_p = _number(request, "top_p", 0, 1)
     return Ask(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -271,6 +272,67 @@ async def test_too_long_a_prompt_is_refused_with_the_numbers(engine, ask, kind):
     fields = {"messages": [{"role": "user", "content": words}]} if kind == "chat" else {"prompt": words}
     with pytest.raises(ContextTooLong, match=r"256 tokens.* 4\d\d"):
         await engine.complete(ask(kind, **fields))
+
+
+async def test_a_prompt_that_is_too_long_takes_no_page(engine, ask):
+    inner = engine._loop.loaded.engine
+    before = (inner.steps, inner.pool.free, inner.pool.cached)
+    with pytest.raises(ContextTooLong) as refused:
+        await engine.complete(ask("completions", prompt="z " * 200))
+    assert (refused.value.status, refused.value.code) == (400, "context_length_exceeded")
+    assert (inner.steps, inner.pool.free, inner.pool.cached) == before
+
+
+async def test_a_model_that_cannot_decode_a_token_is_not_ready(tiny, ask, monkeypatch):
+    def broken(self, batch, memory):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("trimtab.backends.engine.model.Model.forward", broken)
+    backend = EngineBackend(str(tiny), threads=1)
+    await backend.start()
+    with pytest.raises(ModelUnavailable, match="cannot decode"):
+        await backend.complete(ask())
+    assert not backend.ready()
+    await backend.close()
+
+
+async def test_a_long_prompt_holds_up_neither_the_event_loop_nor_a_running_answer(write_gguf, ask, monkeypatch):
+    """It is rendered, encoded and read on other threads, and a running answer gets a token in each of its steps."""
+    backend = EngineBackend(str(write_gguf(**{"llama.context_length": 8192})), threads=1, draft=0, most_running=4)
+    threads, read = set(), []
+    await backend.start()
+    await whole(backend, ask(max_tokens=1))
+    loaded = backend._loop.loaded
+    encode, forward = loaded.template.encode, loaded.engine.model.forward
+
+    def encoding(*given):
+        threads.add(threading.get_ident())
+        return encode(*given)
+
+    def reading(batch, memory):
+        threads.add(threading.get_ident())
+        read.append(batch.rows)
+        return forward(batch, memory)
+
+    monkeypatch.setattr(loaded.template, "encode", encoding)
+    monkeypatch.setattr(loaded.engine.model, "forward", reading)
+    running = aiter(await backend.stream(ask(id="a", max_tokens=400, stream=True, **NEVER_ENDS)))
+    while b"content" not in await anext(running):
+        pass
+    words = [{"role": "user", "content": "z " * 1500}]
+    long = asyncio.create_task(backend.complete(ask(id="b", messages=words, max_tokens=1)))
+    said = 0
+    while not long.done():
+        await anext(running)
+        said += 1
+    prompt = json.loads((await long).body)["usage"]["prompt_tokens"]
+    slices = [rows for rows in read if rows > 1]
+    assert prompt > 2500
+    assert max(slices) <= 65  # a fourth of a step's 256 rows, and the running answer's own
+    assert said >= len(slices) // 2  # events come as they are made, not when the prompt is read
+    assert threading.get_ident() not in threads
+    await running.aclose()
+    await backend.close()
 
 
 async def test_an_answer_fills_the_context_and_no_more(engine, ask):

@@ -1,4 +1,4 @@
-"""OpenAI's fields: what is wrong is refused by name, what is unknown does no harm."""
+"""OpenAI's fields: what is wrong is refused by name, what is unknown and no matter of sampling does no harm."""
 
 import pytest
 
@@ -44,6 +44,19 @@ def test_values_arrive():
     )
     assert (ask.sampling.temperature, ask.sampling.top_p, ask.sampling.logprobs) == (0.0, 0.5, 2)
     assert (ask.stops, ask.seed, ask.n, ask.most, ask.sampling.logit_bias) == (("x",), -4, 3, 7, {5: -1.0})
+
+
+@pytest.mark.parametrize(("name", "value"), [("repetition_penalty", 1.2), ("ignore_eos", True), ("mirostat", 2)])
+def test_what_other_engines_sample_by_is_refused_by_name(name, value):
+    with pytest.raises(InvalidRequest, match=f"'{name}'.*temperature") as refused:
+        chat(**{name: value})
+    assert refused.value.param == name
+
+
+def test_what_asks_for_nothing_is_let_through():
+    assert (
+        chat(repetition_penalty=1.0, ignore_eos=False, min_tokens=0, mirostat=None, chat_template_kwargs={}) == chat()
+    )
 
 
 def test_defaults_nulls_and_unknown_fields():
