@@ -20,8 +20,10 @@ import torch
 from report import Report, Row, arguments, at_most
 
 from trimtab.backends.engine.checkpoint import Checkpoint, open_checkpoint
+from trimtab.backends.engine.perplexity import perplexity
 from trimtab.backends.engine.quantize import Plan, quantize
 from trimtab.backends.engine.quantize_job import pieces, texts
+from trimtab.backends.engine.reference import Reference
 from trimtab.backends.engine.tokenizer import Tokenizer
 from trimtab.backends.engine.weights import DEFAULT, obtain
 from trimtab.protocol.errors import ModelUnavailable
@@ -50,11 +52,13 @@ def of_model(name: str, options: Namespace, groups: list[int], count: int) -> li
         calibrate, measure = pieces(tokenizer, options.data, 200 * count)
     if {tuple(t) for t in calibrate} & {tuple(t) for t in measure}:
         raise SystemExit("--train and --data have texts in common")
-    rows = []
+    before = perplexity(Reference(checkpoint), measure)
+    short = Path(name).name.removesuffix(".gguf")
+    rows = [Row("perplexity", before, n=sum(len(text) - 1 for text in measure), system=f"{short}: as it is")]
     for group, symmetric in itertools.product(groups, (False, True)):
         if fits(checkpoint, group):
-            label = f"{Path(name).name.removesuffix('.gguf')}, groups of {group}{', symmetric' if symmetric else ''}"
-            rows += of_grid(checkpoint, label, Plan("rtn", 4, group, symmetric), calibrate, measure)
+            label = f"{short}, groups of {group}{', symmetric' if symmetric else ''}"
+            rows += of_grid(checkpoint, label, Plan("rtn", 4, group, symmetric), calibrate, measure, before)
     return rows
 
 
@@ -67,13 +71,17 @@ def fits(checkpoint: Checkpoint, group: int) -> bool:
 
 
 def of_grid(
-    checkpoint: Checkpoint, label: str, plan: Plan, calibrate: list[list[int]], measure: list[list[int]]
+    checkpoint: Checkpoint,
+    label: str,
+    plan: Plan,
+    calibrate: list[list[int]],
+    measure: list[list[int]],
+    before: float,
 ) -> list[Row]:
     n = sum(len(text) - 1 for text in measure)
-    rtn = quantize(checkpoint, plan, calibrate, measure)
-    gptq = quantize(checkpoint, replace(plan, method="gptq"), calibrate, measure)
+    rtn = quantize(checkpoint, plan, calibrate, measure, before=before)
+    gptq = quantize(checkpoint, replace(plan, method="gptq"), calibrate, measure, before=before)
     rows = [
-        Row("perplexity", rtn.before, n=n, system=f"{label}: as it is"),
         Row("perplexity", rtn.after, n=n, system=f"{label}: rtn"),
         Row("perplexity", gptq.after, n=n, system=f"{label}: gptq"),
     ]

@@ -68,14 +68,17 @@ def quantize(
     measure: list[list[int]],
     out: Path | None = None,
     seen: Callable[[int, int], None] = lambda done, layers: None,
+    before: float | None = None,
 ) -> Cost:
     """Round every layer's matrices, write the model to the folder `out` if there is to be one, and measure it.
 
-    `calibrate` and `measure` are texts as token ids; they should be different ones. `seen` is told after each layer.
+    `calibrate` and `measure` are texts as token ids; they should be different ones. `seen` is told after each layer;
+    `before` is the perplexity of `measure`, if it is known.
     """
     plan.check(checkpoint)
     reference, layers = Reference(checkpoint), checkpoint.shape.layers
-    before = perplexity(reference, measure, seen=lambda i: seen(i + 1, 2 * layers))
+    if before is None:
+        before = perplexity(reference, measure, seen=lambda i: seen(i + 1, 2 * layers))
     writer = HubWriter(out, checkpoint, plan.group) if out else None
     with torch.inference_mode():
         known = reference.embedded(calibrate if plan.method == "gptq" else [])
