@@ -21,6 +21,8 @@ _OPERATOR = re.compile(r"(?<=[\s\d`(a-z])(?:[+*=<>&|^~!%]{1,3}|//?|-{1,2}>?)(?=[
 _SIGNS = re.compile(
     r"[&|^~=<>*+]{1,3}|(?<=\d)\s?[-/×÷·%]\s?(?=\d)|!=|(?<=\s)[%](?=\s)|->|(?<=\b[a-z] )[-/](?= [a-z]\b)|--"
 )
+# A sum of money as it is typed: numbers and units are compared elsewhere.
+_SUM = re.compile(r"(?:rs\.?|inr|usd|eur|us\$)?\d[\d,.]*(?:rs|inr|usd|eur|/-)?")
 _EDGES = "\"'`.,;:?!()[]{}<>*"
 _PLAIN_SLASH = re.compile(r"[^\W\d_]+(?:/[^\W\d_]+)+$")  # and/or, his/her
 _SENTENCES = re.compile(r"[a-z]{2,}[.?!][a-z]{2,}$")
@@ -79,6 +81,8 @@ def _is_code(piece: str) -> bool:
     if "." in core and core.replace(".", "").isalpha() and not any(c in core for c in "_/@:\\"):
         head, _, tail = core.rpartition(".")
         return bool(head) and len(head) > 1 and len(tail) > 1 and (tail in _ENDINGS or core.count(".") > 1)
+    if _SUM.fullmatch(core) and core.count(".") < 2:
+        return False
     if core[0] in "#$" and core[1:].replace(",", "").replace(".", "").isdigit():
         return False
     return not (core[0] in "-" and core[1:].isdigit())

@@ -24,6 +24,7 @@ _NO_NAMES = lexicon.words(
     """
 )
 
+_ACRONYM = 4  # letters: a longer word of English in capitals is only said aloud
 _ROMAN = lexicon.words("ii iii iv vi vii viii ix xi xii xiii xiv xv xvi xvii xviii xix xx")  # numbers, not names
 
 
@@ -66,10 +67,9 @@ def _by_the_way(wording: Wording, other: Wording, place: int) -> bool:
     if "(" + wording.raw[place] in wording.text:
         return True
     around = [wording.raw[i] for i in (place - 1, place + 1) if 0 <= i < len(wording.raw)]
+    beside = [word.lower().removesuffix("'s") for word in around if word[0].isupper()]
     names = lexicon.names()
-    return len(other.words) < len(wording.words) and any(
-        word[0].isupper() and word.lower() in other.bag and word.lower() in names for word in around
-    )
+    return len(other.words) < len(wording.words) and any(word in other.bag and word in names for word in beside)
 
 
 def _joined(wording: Wording, other: Wording, place: int) -> bool:
@@ -95,7 +95,7 @@ def _sure(wording: Wording, raw: str, low: str, english: bool) -> bool | None:
         return True
     if english and not raw.islower() and not wording.title and low not in lexicon.light() and low not in _ROMAN:
         if raw[1:] != raw[1:].lower() and low.isalpha():
-            return True
+            return not (raw.isupper() and len(low) > _ACRONYM and known(low))
         if raw[0].isupper() and not _opens(wording, raw):
             return not known(low)
     return False if english and low.isascii() and low.isalpha() and len(low) > 2 and not known(low) else None
@@ -132,6 +132,8 @@ def _elsewhere(word: str, raw: str, other: Wording) -> bool:
     plain = unaccented(word)
     if len(plain) >= 4 and plain in other.squeezed:
         return True
+    if not plain.isalpha() and plain in other.couples:
+        return True  # T20 and T-20
     if raw.isupper() and len(raw) >= 2 and plain in "".join([w[0] for w in other.words]):
         return True
     names = lexicon.names()

@@ -68,7 +68,7 @@ def numbers(asked: Wording, stored: Wording) -> str | None:
         return None
     ours, theirs = values(asked), values(stored)
     left, right = ours - theirs, theirs - ours
-    return "number" if _unexcused(left, asked, stored) or _unexcused(right, stored, asked) else None
+    return "number" if _unexcused(left, theirs, asked, stored) or _unexcused(right, ours, stored, asked) else None
 
 
 # What may stand for a number and is not always one.
@@ -79,11 +79,14 @@ _EXCUSES = {
     (Fraction(10), False): frozenset("x"),
 }
 _ONE = (Fraction(1), False)
+_NAMED_AGAIN = 100  # from here on it is a year or a sum that is named again ("Rio 2016: ... in 2016"), not another one
 
 
-def _unexcused(left: Counter[Value], wording: Wording, other: Wording) -> bool:
-    """Whether a number is left that the other wording does not have in any way."""
+def _unexcused(left: Counter[Value], has: Counter[Value], wording: Wording, other: Wording) -> bool:
+    """Whether a number is left that the other wording does not have (it `has` those) in any way."""
     for value in left:
+        if value in has and abs(value[0]) >= _NAMED_AGAIN:
+            continue
         words = _EXCUSES.get(value)
         if value == _ONE and "one" in wording.bag:
             continue

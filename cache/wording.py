@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cached_property
+from itertools import pairwise
 
 from . import lexicon
 from .stems import stem
@@ -101,6 +102,11 @@ class Wording:
     def squeezed(self) -> str:
         """Letters and digits alone, in lower case, without accents."""
         return unaccented("".join(self.words))
+
+    @cached_property
+    def couples(self) -> frozenset[str]:
+        """Any two neighbours written as one word."""
+        return frozenset(map("".join, pairwise(self.words)))
 
     @cached_property
     def language(self) -> str | None:
