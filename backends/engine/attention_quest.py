@@ -17,7 +17,7 @@ import torch
 from .attention import Bags, Blocks, Sight, Span, owners, tables
 from .memory import Memory
 
-_WHOLE_LAYERS = 2
+WHOLE_LAYERS = 2
 
 
 class Bounds:
@@ -74,7 +74,7 @@ class Chosen:
     def attend(self, q: torch.Tensor, layer: int) -> torch.Tensor:
         """As `Bags.attend`."""
         most = self._table.shape[1] - 1
-        if layer < _WHOLE_LAYERS or (self._width == most and not bool(self._left_out.any())):
+        if layer < WHOLE_LAYERS or (self._width == most and not bool(self._left_out.any())):
             return self._whole.attend(q, layer)
         best = self._bounds(q, layer).sort(stable=True, descending=True).indices[..., : self._width]
         # In the order of their positions: the law adds page after page.

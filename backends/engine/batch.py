@@ -87,14 +87,7 @@ class _Group:
 def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight, tiles: bool) -> list[_Group]:
     every = range(len(sequences))
     if not memory.turned:
-        from .attention_kernels import Paged, Prompts, is_prompt
-
-        group = heads // memory.values.shape[2]
-        trees = [i for i in every if sequences[i].paths]
-        prompts = [i for i in every if not sequences[i].paths and is_prompt(len(sequences[i].tokens), group)]
-        few = sorted(set(every) - set(trees) - set(prompts))
-        kinds = [_Group(Paged, few), _Group(Paged, trees), _Group(Prompts, prompts)]
-        return [kind for kind in kinds if kind.members]
+        return _grouped_for_kernels(sequences, memory, heads, sight)
     chosen = [i for i in every if sight.best is not None and _answers(sequences[i])]
     left = set(every) - set(chosen)
     many = [i for i in left if tiles and not sequences[i].paths and _in_tile(sequences[i], heads)]
@@ -102,6 +95,20 @@ def _grouped(sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight
     groups = [_Group(Bags, group) for group in _alike(sequences, few)] + [_Group(Tile, [i]) for i in many]
     chosen.sort(key=lambda i: len(sequences[i].pages))
     return groups + [_Group(Chosen, group) for group in _alike(sequences, chosen)]
+
+
+def _grouped_for_kernels(sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight) -> list[_Group]:
+    from .attention_kernels import Paged, PagedBest, Prompts, is_prompt
+
+    every = range(len(sequences))
+    group = heads // memory.values.shape[2]
+    trees = [i for i in every if sequences[i].paths]
+    prompts = [i for i in every if not sequences[i].paths and is_prompt(len(sequences[i].tokens), group)]
+    few = sorted(set(every) - set(trees) - set(prompts))
+    best = [i for i in few if sight.best is not None and _answers(sequences[i])]
+    few = [i for i in few if i not in best]
+    kinds = [_Group(Paged, few), _Group(PagedBest, best), _Group(Paged, trees), _Group(Prompts, prompts)]
+    return [kind for kind in kinds if kind.members]
 
 
 def _answers(s: Rows) -> bool:

@@ -31,9 +31,9 @@ def model(write_gguf):
 class Text:
     """One sequence, whose prompt has `exact` tokens."""
 
-    def __init__(self, model, sight, exact, pages=16):
+    def __init__(self, model, sight, exact, pages=16, turned=None):
         self.model, self.sight, self.exact, self.length, self.said = model, sight, exact, 0, []
-        self.memory = Memory(model.shape, pages, torch.float32, model.device, PAGE)
+        self.memory = Memory(model.shape, pages, torch.float32, model.device, PAGE, turned)
         if sight.best is not None:
             self.memory.bounds = Bounds(self.memory)
         self.pages = list(range(pages, 0, -1))
@@ -55,7 +55,8 @@ class Text:
 @pytest.fixture
 def every_layer(monkeypatch):
     """A model of two layers has none but the first two, which are read whole."""
-    monkeypatch.setattr("trimtab.backends.engine.attention_quest._WHOLE_LAYERS", 0)
+    for user in ("attention_quest", "attention_kernels"):
+        monkeypatch.setattr(f"trimtab.backends.engine.{user}.WHOLE_LAYERS", 0)
 
 
 def some(count, seed=0):
@@ -149,6 +150,18 @@ def always(monkeypatch):
         return [want.draft.cut(12) for want in wants]
 
     monkeypatch.setattr("trimtab.backends.engine.draft_length.Lengths.choose", every)
+
+
+@pytest.mark.parametrize("sight", [Sight(best=4), Sight(window=32, marks=frozenset({245}))], ids=["best", "marks"])
+def test_the_kernels_room_reads_the_same_pages_row_by_row(model, every_layer, sight):
+    tokens = [token % 240 for token in some(200, 9)]
+    tokens[30] = 245
+    got = []
+    for turned in (True, False):
+        text = Text(model, sight, 150, turned=turned)
+        parts = [text.forward(tokens[:100]), text.forward(tokens[100:150])]
+        got.append(torch.cat([*parts, *[text.forward([token]) for token in tokens[150:]]]))
+    torch.testing.assert_close(got[0], got[1], atol=1e-4, rtol=1e-4)
 
 
 def test_an_engine_says_the_same_with_guesses_without_and_short_of_memory(loaded, every_layer, always):
