@@ -40,7 +40,8 @@ async def cache(gateway: Gateway, scope: Scope, receive: Receive, send: Send) ->
 
 
 async def _held(gateway: Gateway, tenant: Tenant) -> dict[str, Any]:
-    """What the tenant has; None for figures that cannot be told now. The counters are the store's, over all tenants."""
+    """What the tenant has; None for figures that cannot be told now. What the store counts is the metrics' to tell: it
+    is of all tenants, and what others do is nobody's business."""
     policy, store = tenant.policy(CachePolicy), gateway.cache.store
     held = await store.held(tenant.name)
     known = store.healthy
@@ -53,7 +54,7 @@ async def _held(gateway: Gateway, tenant: Tenant) -> dict[str, Any]:
         "exact": policy.exact,
         "semantic": policy.semantic.enabled,
         "public": sorted(policy.public),
-        "store": {"healthy": known, "reason": store.reason, "counts": dict(sorted(store.counts.items()))},
+        "store": {"healthy": known, "reason": store.reason},
     }
 
 
