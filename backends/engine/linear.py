@@ -35,6 +35,7 @@ Compute = Literal["int8", "bfloat16", "float32", "int4"]
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 _ONEDNN: bool = torch._C._has_mkldnn
+_EACH_COUNT = 16  # up to so many rows each count has a program of its own; above, each multiple of it
 _LEAST_ROWS = 4  # below it oneDNN may sum a float's row in another order
 _ROWS_AT_ONCE = 64  # of weights, to be rounded: few enough for a cache
 _TOP = 32512.0  # the largest whole number a row is written in: 127 * 256
@@ -119,15 +120,15 @@ class Int8:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [rows, outputs]. A row with an infinity or a NaN gives no numbers; a row of zeros gives zeros."""
         rows = x.shape[0]
-        x = x.float()
+        x = _at_least(x.float(), padded(rows))
         top = x.abs().amax(-1, keepdim=True)
         digits = _digits(x * (_TOPS / top))
         sums = torch.ops.onednn.qlinear_pointwise(
             digits, 1.0, 128, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         # 256 is a power of two, so whether the machine fuses this into one rounding changes nothing.
-        y: torch.Tensor = sums[:rows]
-        return y.add_(sums[rows:], alpha=256).mul_(top)
+        y: torch.Tensor = sums[: len(x)]
+        return y.add_(sums[len(x) :], alpha=256).mul_(top)[:rows]
 
 
 def rounded(weight: Floats) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,7 +166,7 @@ class _Prepacked:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.shape[0]
-        x = _at_least(x.to(self._dtype), _LEAST_ROWS)
+        x = _at_least(x.to(self._dtype), max(_LEAST_ROWS, padded(rows)))
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return y[:rows]
 
@@ -188,6 +189,12 @@ class _Plain:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x.to(self._weight.dtype), self._weight)
+
+
+def padded(rows: int) -> int:
+    """How many rows are computed for so many. oneDNN writes and keeps a program for each count: of 256 counts it would
+    keep all, some 100 KiB each, and the first step with each would wait for it."""
+    return rows if rows <= _EACH_COUNT else -(-rows // _EACH_COUNT) * _EACH_COUNT
 
 
 def _at_least(x: torch.Tensor, rows: int) -> torch.Tensor:
