@@ -89,7 +89,7 @@ def main() -> None:
         rows += [at_most("load_s", min(systems[OURS].ask(do="load")["seconds"] for _ in range(3)), 2.0, unit="s", n=3)]
         rows += [reading(systems[OURS], texts[0], n, rounds) for n in (64, 512)]
         if options.data:
-            rows += perplexities(systems, path, passages(options.data[0], 4 if options.quick else 40))
+            rows += perplexities(systems, path, passages(options.data[0], 4 if options.quick else 12))
     finally:
         for system in systems.values():
             system.close()
