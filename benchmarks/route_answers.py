@@ -25,9 +25,9 @@ from trimtab.backends.engine.backend import EngineBackend
 from trimtab.protocol.messages import Request
 from trimtab.routing.arithmetic import numbers
 
-ASK = "Solve this step by step, briefly. End with a line 'The answer is' and the number."
+SYSTEM = "Work the answer out in a few short lines, one sum on each. The last line is: The answer is <number>."
 AT_ONCE = 16
-LONGEST = 256  # tokens of an answer
+LONGEST = 300  # tokens of an answer
 SMALL, LARGE = "small", "large"
 
 
@@ -38,8 +38,12 @@ def questions(path: Path, count: int) -> list[tuple[str, float]]:
     found = []
     for row in rows[:count]:
         right = float(row["answer"].split("####")[1].replace(",", "").strip())
-        found.append((f"{row['question'].strip()}\n\n{ASK}", right))
+        found.append((row["question"].strip(), right))
     return found
+
+
+def asking(question: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
 def right(text: str, gold: float) -> bool:
@@ -49,7 +53,7 @@ def right(text: str, gold: float) -> bool:
 
 
 async def answer(backend: EngineBackend, prompt: str) -> dict[str, Any]:
-    fields = {"model": "m", "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": LONGEST}
+    fields = {"model": "m", "messages": asking(prompt), "temperature": 0, "max_tokens": LONGEST}
     call = Call(
         "chat",
         Request.build("chat", fields | {"logprobs": True}),

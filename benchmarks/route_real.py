@@ -5,7 +5,8 @@ python benchmarks/route_real.py --data answers.jsonl [--live N --small WEIGHTS -
 
 A whole gateway answers over HTTP, once under each policy. Behind it stand the answers that both models gave, each with
 its tokens and its mean log-probability; with `--live`, also the models themselves for N questions under the cascade.
-Each sixth of the questions is routed by a calibration that `trimtab route fit` made of the others.
+Each sixth of the questions is routed by a calibration that `trimtab route fit` made of the others, or with `--shipped`
+all of them by the one that ships, which has seen other questions' answers by other models.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import msgspec
 import openai
 from report import Report, Row, arguments, screen
 from rich.progress import Progress
-from route_answers import LARGE, LONGEST, SMALL
+from route_answers import LARGE, LONGEST, SMALL, asking
 
 from trimtab.backends.base import Backend, Call, Stream
 from trimtab.backends.engine.backend import EngineBackend
@@ -86,7 +87,7 @@ class Told:
     differing: int = 0  # answers that are not the recorded ones
 
 
-def config(route: dict[str, Any], calibration: Path, ledger: Path, weights: dict[str, str]) -> Config:
+def config(route: dict[str, Any], calibration: Path | None, ledger: Path, weights: dict[str, str]) -> Config:
     model = {"backend": "engine", "retries": {"attempts": 1}}
     whole = {"timeouts": {"first_token_s": 600, "idle_s": 600, "total_s": 3600}}
     scored = {"explore": 0.0, "deadline_ms": 5_000} if not {"small_only", "large_only"} & route.keys() else {}
@@ -94,7 +95,10 @@ def config(route: dict[str, Any], calibration: Path, ledger: Path, weights: dict
         "models": {
             name: {**model, **whole, "price": price, "weights": weights[name]} for name, price in PRICES.items()
         },
-        "routes": {"auto": {"small": SMALL, "large": LARGE, "calibration": str(calibration)}},
+        "routes": {
+            "auto": {"small": SMALL, "large": LARGE}
+            | ({} if calibration is None else {"calibration": str(calibration)})
+        },
         "tenants": {"acme": {"policy": {"cache": {"exact": False}, "route": {**scored, **route}}}},
         "ledger": {"path": str(ledger)},
         "server": {"port": 0},
@@ -115,7 +119,7 @@ async def served(
     told = Told()
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=3600) as client:
         for row in rows:
-            messages: Any = [{"role": "user", "content": row["prompt"]}]
+            messages: Any = asking(row["prompt"])
             raw = await client.chat.completions.with_raw_response.create(
                 model="auto", messages=messages, temperature=0, max_tokens=LONGEST
             )
@@ -156,17 +160,19 @@ def policies() -> dict[str, dict[str, Any]]:
     return found
 
 
-async def measure(rows: list[dict[str, Any]], live: int, weights: dict[str, str]) -> list[Row]:
+async def measure(rows: list[dict[str, Any]], shipped: bool, live: int, weights: dict[str, str]) -> list[Row]:
     random.Random(0).shuffle(rows)
-    parts = [rows[at::FOLDS] for at in range(FOLDS)]
+    parts = [rows] if shipped else [rows[at::FOLDS] for at in range(FOLDS)]
+    calibration: Path | None = None
     told = {name: Told() for name in policies()}
     with tempfile.TemporaryDirectory() as held, Progress(console=screen()) as bar:
         task = bar.add_task("questions", total=len(rows) * len(told) + live)
         for at, part in enumerate(parts):
             folder = Path(held) / str(at)
             folder.mkdir()
-            others = [row for other, p in enumerate(parts) if other != at for row in p]
-            calibration = await asyncio.to_thread(fitted, others, folder)
+            if not shipped:
+                others = [row for other, p in enumerate(parts) if other != at for row in p]
+                calibration = await asyncio.to_thread(fitted, others, folder)
             for name, route in policies().items():
                 made = config(route, calibration, folder / f"{name}.sqlite", {SMALL: SMALL, LARGE: LARGE})
                 one = await served(made, part, lambda model: Recorded(model.weights, rows), lambda: bar.advance(task))
@@ -174,9 +180,9 @@ async def measure(rows: list[dict[str, Any]], live: int, weights: dict[str, str]
         result = _rows(told)
         if live:
             route = {"large_share": 0.35, "cascade": {"enabled": True}}
-            made = config(route, Path(held) / "0" / "calibration.json", Path(held) / "live.sqlite", weights)
+            made = config(route, calibration, Path(held) / "live.sqlite", weights)
             one = await served(
-                made, parts[0][:live], lambda model: EngineBackend(model.weights), lambda: bar.advance(task)
+                made, parts[-1][:live], lambda model: EngineBackend(model.weights), lambda: bar.advance(task)
             )
             result += [
                 Row("live_accuracy", one.right / one.asked, n=one.asked),
@@ -211,6 +217,7 @@ def _rows(told: dict[str, Told]) -> list[Row]:
 
 if __name__ == "__main__":
     parser = arguments(__doc__, data="what route_answers.py wrote")
+    parser.add_argument("--shipped", action="store_true", help="by the calibration that ships; needs fewer questions")
     parser.add_argument("--live", type=int, default=0, help="so many questions with the models themselves")
     parser.add_argument("--small", help="weights of the small model, for --live")
     parser.add_argument("--large")
@@ -218,5 +225,5 @@ if __name__ == "__main__":
     if not options.data:
         parser.error("--data FILE is needed: what route_answers.py wrote")
     lines = [json.loads(line) for path in options.data for line in path.read_text().splitlines()]
-    found = asyncio.run(measure(lines, options.live, {SMALL: options.small, LARGE: options.large}))
+    found = asyncio.run(measure(lines, options.shipped, options.live, {SMALL: options.small, LARGE: options.large}))
     Report("route_real", found).publish(options.json)
