@@ -114,8 +114,8 @@ class EngineBackend:
 def _load(weights: str, folder: Path | None, settings: Settings, clock: Callable[[], float]) -> Loaded:
     path = obtain(weights, folder, Lines(log.info))
     small = None if settings.draft_weights is None else obtain(settings.draft_weights, folder, Lines(log.info))
-    # torch's threads wait for one another by spinning, for milliseconds. Where others want the same cores, those who are
-    # waited for do not run: a few cores that are shared with a busy event loop then give a twentieth of their tokens.
+    # torch's threads wait for one another by spinning, for milliseconds. Where others want the same cores, those who
+    # are waited for do not run: cores that are shared with a busy event loop then give a twentieth of their tokens.
     # Read once, when libgomp is loaded; whoever set it knows better.
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     try:

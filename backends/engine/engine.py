@@ -23,22 +23,22 @@ import torch
 from ...protocol.errors import Internal, TrimtabError
 from .attention import Sight
 from .attention_quest import Bounds
-from .batch import Batch, Rows
+from .batch import Batch
 from .draft import NOTHING, Draft
 from .draft_model_run import draws_as
 from .finish import Finish
 from .grammar import Grammar
 from .guess import GIVEN, Guess, Guesses, close
+from .holdings import Holdings
 from .memory import Memory
 from .model import Model
-from .pages import PagePool
-from .prefixes import PrefixTree
 from .request import Choice
-from .sample import Law, draw, draw_within, logprob, logprobs
+from .sample import draw, draw_within, logprob, logprobs
 from .schedule import Limits, guess_room, next_in, reads
 from .sequence import Ended, Job, Piece, Reading, Scored, Sequence, Surprises, Task
 from .tokenizer import Detokenizer, Tokenizer
-from .verify import paths, walk
+from .turn import Turn
+from .verify import walk
 
 log = logging.getLogger("trimtab.engine")
 
@@ -57,29 +57,6 @@ class Options:
     sight: Sight = field(default_factory=Sight)
 
 
-@dataclass(slots=True)
-class Turn:
-    """What one sequence gets of a step: `count` of its own tokens computed, and a draft behind the last one.
-
-    `row` is the first of its rows of logits, which are those of its last tokens.
-    """
-
-    sequence: Sequence
-    count: int
-    draft: Draft = NOTHING
-    row: int = 0
-    wanted: int = 0
-
-    @property
-    def whole(self) -> bool:
-        """Whether the next token is known after it."""
-        return self.count == self.sequence.pending
-
-    @property
-    def rows(self) -> int:
-        return self.count + len(self.draft.tokens)
-
-
 class Engine:
     """`add` jobs, `step` while `busy`. Whatever fails fails one job, which is told by its `emit`."""
 
@@ -94,14 +71,16 @@ class Engine:
     ) -> None:
         """`context` tokens at most, prompt and answer, and never more than the memory has room for."""
         self.options = options or Options()
-        self.pool = PagePool(memory.pages)
-        self.prefixes = PrefixTree(self.pool, memory.page)
+        # Rows that read a part of their pages may serve nobody else: as a prompt they would be read whole.
+        whole = self.options.sight.best is None
+        self._holdings = Holdings(memory, reuse=self.options.prefixes, answers=whole)
+        self.pool, self.prefixes = self._holdings.pool, self._holdings.prefixes
         self.context = min(context, memory.pages * memory.page)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         # Pages are chosen by what is in them, which a tree's branches would share.
-        self.guesses = Guesses(self.options.draft, self.options.tree and self.options.sight.best is None, clock)
-        if self.options.sight.best is not None:
+        self.guesses = Guesses(self.options.draft, self.options.tree and whole, clock)
+        if not whole:
             memory.bounds = Bounds(memory)
         self.steps = self.preempted = 0
         self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
@@ -164,29 +143,15 @@ class Engine:
             self.running.append(sequence)
 
     def _begin(self, sequence: Sequence) -> bool:
-        """Find what is computed already. False, and nothing is changed, when the rest has no room beside the others."""
-        pages: list[int] = []
-        if self.options.prefixes:
-            pages = self.prefixes.find(sequence.tenant, sequence.tokens[: self._reusable(sequence)])
-        computed = len(pages) * self._memory.page
-        needed = -(-(len(sequence.tokens) - computed) // self._memory.page) + len(self.running)
-        if self.running and needed > self.pool.available:
-            self.pool.drop(pages)
+        """Give it what is computed already. False, and nothing is changed, when the rest has no room."""
+        if not self._holdings.begin(sequence, len(self.running)):
             return False
-        sequence.pages, sequence.computed, sequence.known = pages, computed, len(pages)
         sequence.admitted = self._clock()
         if not sequence.waited:
-            sequence.job.cached += min(computed, sequence.prompt)
+            sequence.job.cached += min(sequence.computed, sequence.prompt)
             sequence.forks = sequence.task.ask.n - 1 if isinstance(sequence.task, Task) else 0
             self._prepare(sequence, 0)
         return True
-
-    def _reusable(self, sequence: Sequence) -> int:
-        """How many tokens need not be computed if they are known: all but the rows whose logits are needed."""
-        task = sequence.task
-        if isinstance(task, Reading):
-            return len(task.prompt) - len(task.following)
-        return 0 if self._scored(sequence) else len(sequence.tokens) - 1
 
     def _prepare(self, sequence: Sequence, i: int) -> None:
         """Make it the i-th answer of its task."""
@@ -223,7 +188,7 @@ class Engine:
         asked = []
         for i, s in enumerate(answers):
             # The first row of several answers, or of a scored prompt, is nobody's to guess behind.
-            first = s.answered == 0 and (s.forks or self._scored(s))
+            first = s.answered == 0 and (s.forks or s.scored)
             most = 0 if first else min(room, s.most - s.answered - 1)
             if s.guess is not None and (draft := self._proposed(s, s.guess, most)).tokens:
                 asked.append((i, s.guess, draft))
@@ -246,7 +211,7 @@ class Engine:
         placed: list[Turn] = []
         for turn in turns:
             sequence = turn.sequence
-            while sequence in self.running and not self._reserve(sequence, turn.rows):
+            while sequence in self.running and not self._holdings.reserve(sequence, turn.rows):
                 newest = max(self.running, key=lambda s: s.admitted)
                 if turn.draft.tokens:
                     turn.draft = NOTHING
@@ -259,27 +224,10 @@ class Engine:
                 placed.append(turn)
         return placed
 
-    def _reserve(self, sequence: Sequence, rows: int) -> bool:
-        """Pages for `rows` more rows, the one that is being filled its own. False when there are none."""
-        size = self._memory.page
-        at = sequence.computed // size  # the page that the first row goes to
-        shared = at < len(sequence.pages) and self.pool.shared(sequence.pages[at])
-        lacking = -(-(sequence.computed + rows) // size) - len(sequence.pages)
-        pages = self.pool.take(max(0, lacking) + shared)
-        if pages is None:
-            return False
-        if shared:
-            own = pages.pop()
-            self._memory.copy([(sequence.pages[at], own)])
-            self.pool.drop([sequence.pages[at]])
-            sequence.pages[at] = own
-        sequence.pages += pages
-        return True
-
     def _preempt(self, sequence: Sequence) -> None:
         """Back to those who wait. What it has computed stays in the prefix tree, so that it resumes as a hit."""
         log.info("an answer of %d tokens makes room and will resume", len(sequence.tokens))
-        self._let_go(sequence)
+        self._holdings.let_go(sequence)
         self.preempted += 1
         sequence.waited = True
         self.running.remove(sequence)
@@ -308,31 +256,15 @@ class Engine:
 
     def _forward(self, turns: List[Turn]) -> torch.Tensor:
         self._number(turns)
-        rows = [self._rows(turn) for turn in turns]
+        rows = [turn.to_compute(self.options.sight.marks) for turn in turns]
         batch = Batch(rows, self._memory, self.model.shape.heads, self.options.sight, self.model.tiles)
         return self.model.forward(batch, self._memory)
 
     def _number(self, turns: List[Turn]) -> None:
         for turn in turns:
-            turn.wanted = len(self._wanted(turn))
+            turn.wanted = len(turn.wants())
         for turn, row in zip(turns, accumulate((t.wanted for t in turns), initial=0), strict=False):
             turn.row = row
-
-    def _rows(self, turn: Turn) -> Rows:
-        s, draft = turn.sequence, turn.draft
-        tokens = s.tokens[s.computed : s.computed + turn.count]
-        tree = [] if draft.chain else paths(draft)
-        marked = s.marked(self.options.sight.marks)
-        return Rows([*tokens, *draft.tokens], s.computed, s.pages, self._wanted(turn), tree, marked, s.prompt)
-
-    def _wanted(self, turn: Turn) -> range:
-        """Which of the turn's rows need logits."""
-        s = turn.sequence
-        if isinstance(s.task, Reading):
-            return range(max(0, len(s.tokens) - len(s.task.following) - s.computed), turn.count)
-        if self._scored(s) and s.computed < s.prompt:
-            return range(turn.count)
-        return range(turn.count - 1 if turn.whole else turn.count, turn.rows)
 
     def _broken(self, turn: Turn) -> None:
         log.exception("a request failed in the engine")
@@ -343,14 +275,14 @@ class Engine:
     def _verify(self, turns: list[Turn], logits: torch.Tensor) -> None:
         """Draw what each row says, all rows at once, and walk each answer along its draft."""
         for turn in turns:
-            if self._scored(turn.sequence) or isinstance(turn.sequence.task, Reading):
+            if turn.sequence.scored or isinstance(turn.sequence.task, Reading):
                 self._score(turn, logits)
         saying = [turn for turn in turns if turn.whole and isinstance(turn.sequence.task, Task)]
         for turn in turns:
             if turn not in saying:
-                self._advance(turn.sequence, turn.count)
+                self._holdings.advance(turn.sequence, turn.count)
         saying += [fork for turn in saying for fork in self._forked(turn)]
-        picked = [(turn, i) for turn in saying if turn.sequence.grammar is None for i in range(self._ends(turn))]
+        picked = [(turn, i) for turn in saying if turn.sequence.grammar is None for i in range(turn.ends)]
         drawn = self._drawn(picked, logits)
         for turn in saying:
             try:
@@ -360,41 +292,20 @@ class Engine:
             except Exception:
                 self._broken(turn)
 
-    def _ends(self, turn: Turn) -> int:
-        """How many of the turn's rows may be followed by a new token."""
-        return 1 + len(turn.draft.tokens)
-
     def _drawn(self, picked: List[tuple[Turn, int]], logits: torch.Tensor) -> dict[tuple[int, int], int]:
         if not picked:
             return {}
-        rows = [turn.row + turn.wanted - self._ends(turn) + i for turn, i in picked]
+        rows = [turn.first_end + i for turn, i in picked]
         chosen = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=logits.device)]
-        tokens = draw(chosen, [self._law(turn, i) for turn, i in picked])
+        tokens = draw(chosen, [turn.law(i) for turn, i in picked])
         return {(id(turn), i): token for (turn, i), token in zip(picked, tokens, strict=True)}
-
-    def _law(self, turn: Turn, i: int) -> Law:
-        """The law of the draft's row i: what was said before it are the answer's tokens and the draft's up to there."""
-        s = turn.sequence
-        path = self._path(turn.draft, i)
-        said = s.said
-        if path and (s.sampling.frequency_penalty or s.sampling.presence_penalty):
-            said = s.said + Counter(turn.draft.tokens[row - 1] for row in path)
-        return Law(s.sampling, s.answered + len(path), said)
-
-    def _path(self, draft: Draft, i: int) -> List[int]:
-        """The draft's rows up to row i that are behind one another; row 0 is the answer itself."""
-        if draft.chain:
-            return range(1, i + 1)
-        return paths(draft)[i][1:]
 
     def _forked(self, turn: Turn) -> list[Turn]:
         """The other answers of a task whose prompt is read: they share its pages."""
         first, out = turn.sequence, []
         for i in range(first.forks):
             fork = Sequence(first.job, first.task, list(first.tokens), first.arrived, admitted=first.admitted)
-            fork.computed, fork.pages, fork.known = first.computed, list(first.pages), first.known
-            for page in fork.pages:
-                self.pool.hold(page)
+            self._holdings.share(first, fork)
             self._prepare(fork, i + 1)
             fork.scores = first.scores
             self.running.append(fork)
@@ -404,15 +315,14 @@ class Engine:
 
     def _extend(self, turn: Turn, logits: torch.Tensor, drawn: dict[tuple[int, int], int]) -> None:
         """Take over what the model says, as far as the draft had it and the answer goes on."""
-        s, first = turn.sequence, turn.row + turn.wanted - self._ends(turn)
+        s, first = turn.sequence, turn.first_end
 
         def token(row: int) -> int | None:
             if s.grammar is None:
                 return drawn[id(turn), row]
             if s.grammar.complete:
                 return None
-            law = Law(s.sampling, s.answered + len(self._path(turn.draft, row)), s.said)
-            drawn_ = draw_within(logits[first + row], law, s.grammar)
+            drawn_ = draw_within(logits[first + row], turn.law(row), s.grammar)
             s.grammar.take(drawn_)
             return drawn_
 
@@ -429,25 +339,11 @@ class Engine:
             said += 1
         accepted = max(0, said - 1)
         if accepted and not turn.draft.chain:
-            self._compact(s, before, way.rows[1:said])
-        self._advance(s, turn.count + accepted)
+            self._holdings.compact(s, before, way.rows[1:said])
+        self._holdings.advance(s, turn.count + accepted)
         self._learn(turn, s.tokens[before:], accepted)
         if reason is not None:
             self._end(s, reason)
-
-    def _compact(self, s: Sequence, before: int, rows: List[int]) -> None:
-        """Move the keys and values of a path through a tree to where a chain would have put them."""
-        size = self._memory.page
-        moves = [(before - 1 + row, before + i) for i, row in enumerate(rows) if row != i + 1]
-        slots = [[s.pages[n // size] * size + n % size for n in side] for side in zip(*moves, strict=True)]
-        if slots:
-            self._memory.move(slots[0], slots[1])
-
-    def _advance(self, s: Sequence, count: int) -> None:
-        """So many more tokens are computed; pages of the prompt that are full may serve others from now on."""
-        s.computed += count
-        if s.known < min(s.computed, s.prompt) // self._memory.page:
-            self._keep(s, s.prompt)
 
     def _learn(self, turn: Turn, said: List[int], accepted: int) -> None:
         s, draft = turn.sequence, turn.draft
@@ -498,7 +394,7 @@ class Engine:
             s.scores.append(logs.cpu().numpy())
             if turn.whole:
                 self._tells(s).append(Surprises(s.choice, s.scores))
-                self._advance(s, turn.count)
+                self._holdings.advance(s, turn.count)
                 self._release(s, whole=True)
         elif s.computed < s.prompt:
             following_ = s.tokens[s.computed + 1 : s.computed + turn.count + 1]
@@ -516,26 +412,9 @@ class Engine:
             if s in queue:
                 queue.remove(s)
         close(s.guess, s.tokens, whole)
-        self._let_go(s)
+        self._holdings.let_go(s)
         s.job.open -= 1
         self._said.setdefault(s.job, [])
-
-    def _let_go(self, s: Sequence) -> None:
-        # Rows that read a part of their pages may serve nobody else: as a prompt they would be read whole.
-        self._keep(s, len(s.tokens) if self.options.sight.best is None else s.prompt)
-        self.pool.drop(s.pages)
-        s.pages, s.computed, s.known = [], 0, 0
-
-    def _keep(self, s: Sequence, most: int) -> None:
-        """Let the pages of the first `most` tokens, as far as they are computed, serve other sequences too."""
-        most = min(most, s.computed, s.task.shared if isinstance(s.task, Reading) else most)
-        if self.options.prefixes and most // self._memory.page > s.known:
-            self.prefixes.insert(s.tenant, s.tokens[:most], s.pages, s.known)
-            s.known = most // self._memory.page
-
-    def _scored(self, s: Sequence) -> bool:
-        """Whether the prompt's own log-probabilities are asked for."""
-        return isinstance(s.task, Task) and s.task.ask.echo and s.task.ask.sampling.logprobs is not None
 
     def _tells(self, s: Sequence) -> list[Any]:
         return self._said.setdefault(s.job, [])

@@ -157,6 +157,18 @@ class Sequence:
         return len(self.tokens) - self.prompt
 
     @property
+    def scored(self) -> bool:
+        """Whether the prompt's own log-probabilities are asked for."""
+        return isinstance(self.task, Task) and self.task.ask.echo and self.task.ask.sampling.logprobs is not None
+
+    @property
+    def reusable(self) -> int:
+        """How many tokens need not be computed if they are known: all but those whose logits are needed."""
+        if isinstance(self.task, Reading):
+            return len(self.task.prompt) - len(self.task.following)
+        return 0 if self.scored else len(self.tokens) - 1
+
+    @property
     def expected(self) -> int | None:
         return self.task.expected
 
