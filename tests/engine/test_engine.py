@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.backends.engine.engine import Engine, Options
+from trimtab.backends.engine.grammar_request import read_form
 from trimtab.backends.engine.memory import Memory
 from trimtab.backends.engine.request import Ask, Sampling
 from trimtab.backends.engine.schedule import Limits
 from trimtab.backends.engine.sequence import Ended, Job, Piece, Scored, Task
 from trimtab.protocol.errors import Internal, TrimtabError
+from trimtab.protocol.messages import Request
 
 WORDS = "hello world in the 12 worlds, hold the old word in hell. "
 
@@ -146,6 +148,23 @@ def test_drafts_are_verified_and_some_are_right(make, loaded, always):
     assert client.of(0)[1] == text
     assert job.accepted > 40
     assert engine.steps < 25
+
+
+def test_penalties_within_a_form_count_what_the_draft_has_said(make, loaded, always):
+    schema = {
+        "type": "object",
+        "properties": {"x": {"type": "string"}},
+        "required": ["x"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    form = loaded.grammars.compile(read_form(Request.build("chat", {"model": "m", "response_format": wanted})))
+    ask = asked(most=60, temperature=0.0, frequency_penalty=1.5, presence_penalty=0.5)
+    task = Task(prompts(loaded)[0], ask, form=form)
+    [[(tokens, text, reason)]] = run(make(draft=0), [task])
+    said = [t.token for t in tokens]
+    assert len(said) > 20
+    assert run(make(), [Task(task.prompt, ask, given=(said,), form=form)]) == [[(tokens, text, reason)]]
 
 
 def test_choices_share_the_prompts_pages(make, loaded):
