@@ -35,7 +35,7 @@ def test_speeds_are_held_against_the_best_of_each_peer() -> None:
 
 def test_without_llama_cpp_nothing_is_said_of_it() -> None:
     engine = importlib.import_module("engine")
-    speed = {engine.OURS: [50.0], **dict.fromkeys(engine.TRANSFORMERS, [10.0])}
+    speed = {engine.OURS: [50.0], **{name: [10.0] for name in engine.TRANSFORMERS}}
     assert "vs_llamacpp" not in rows(engine.speeds(speed, speed))
 
 
