@@ -3,7 +3,8 @@
     python benchmarks/engine_house.py MODEL [--compute int8]
 
 The commands are those of `engine_llamacpp.py`; `{"do": "read", "prompt": [ids]}` answers with the CPU seconds of
-reading a prompt, `{"do": "load"}` with the seconds from a path to a model that has decoded a token.
+reading a prompt, `{"do": "score", "texts": [[ids]]}` with the log-probability of all tokens but the first of each text,
+`{"do": "load"}` with the seconds from a path to a model that has decoded a token.
 """
 
 from __future__ import annotations

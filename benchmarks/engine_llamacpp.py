@@ -3,8 +3,7 @@
     PYTHON benchmarks/engine_llamacpp.py MODEL.gguf
 
 `{"do": "decode", "prompts": [[ids]], "tokens": n}` decodes n tokens behind each prompt, all prompts as sequences of one
-batch, and answers with the CPU seconds of that; `{"do": "score", "texts": [[ids]]}` answers with the sum of the
-log-probabilities of all tokens but the first of each. Needs cyllama and numpy; imports nothing of trimtab.
+batch, and answers with the CPU seconds of that. Needs cyllama; imports nothing of trimtab.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 from cyllama.llama.llama_cpp import (  # type: ignore[import-not-found]
     LlamaBatch,
     LlamaContext,
@@ -39,11 +37,8 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
-        if command["do"] == "decode":
-            answer = {"seconds": decode(model, sampler, command["prompts"], command["tokens"])}
-        else:
-            answer = {"logprob": sum(score(model, text) for text in command["texts"])}
-        print(json.dumps(answer), flush=True)
+        seconds = decode(model, sampler, command["prompts"], command["tokens"])
+        print(json.dumps({"seconds": seconds}), flush=True)
 
 
 def context(model: Any, sequences: int) -> Any:
@@ -74,19 +69,6 @@ def decode(model: Any, sampler: Any, prompts: list[list[int]], tokens: int) -> f
         ctx.decode(batch)
         said = [sampler.sample(ctx, i) for i in range(len(prompts))]
     return time.process_time() - start
-
-
-def score(model: Any, text: list[int]) -> float:
-    ctx = context(model, 1)
-    batch = LlamaBatch(n_tokens=_ROOM, embd=0, n_seq_max=1)
-    for at, token in enumerate(text[:-1]):
-        batch.add(token, at, [0], True)
-    ctx.decode(batch)
-    total = 0.0
-    for at, token in enumerate(text[1:]):
-        row = np.asarray(ctx.get_logits_ith(at), dtype=np.float64)
-        total += float(row[token] - row.max() - np.log(np.exp(row - row.max()).sum()))
-    return total
 
 
 if __name__ == "__main__":
