@@ -168,7 +168,7 @@ def perplexities(systems: dict[str, System], path: Path, texts: Sequence[str]) -
     tokenizer = Tokenizer(open_checkpoint(path).vocabulary)
     ids = [list(tokenizer.encode(text))[:256] for text in texts]
     count = sum(len(text) - 1 for text in ids)
-    names = [name for name in (EXACT, OURS, TRANSFORMERS[0])]
+    names = (EXACT, OURS, TRANSFORMERS[0])
     found = {
         name: math.exp(-systems[name].ask(do="score", texts=ids)["logprob"] / count)
         for name in track(names, "perplexity")
