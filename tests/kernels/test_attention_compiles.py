@@ -14,6 +14,8 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
+pytestmark = pytest.mark.timeout(600)  # some 25 seconds of one quiet core
+
 # What one program may have of a multiprocessor's 228 KB.
 SHARED = 232_448
 
