@@ -25,6 +25,10 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="trimtab" \
       org.opencontainers.image.description="An OpenAI-compatible gateway that makes LLM requests smaller, cheaper or unnecessary" \
       org.opencontainers.image.licenses="Apache-2.0"
+# On a GPU, Triton builds its launchers with the C compiler that it finds.
+ARG EXTRAS=""
+RUN case ",${EXTRAS}," in *,gpu,*) apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/* ;; esac
 # Both folders belong to the user that serves, and a new volume mounted on one takes that over.
 RUN groupadd --system --gid 10001 trimtab \
     && useradd --system --uid 10001 --gid trimtab --home-dir /var/lib/trimtab --shell /usr/sbin/nologin trimtab \
