@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import itertools
 import json
 import random
 import re
@@ -32,8 +33,11 @@ import torch
 from report import Report, Row, arguments, at_least
 
 from trimtab.backends.engine.checkpoint import open_checkpoint
+from trimtab.backends.engine.draft_best import BestDrafter
+from trimtab.backends.engine.draft_given import GivenDrafter
 from trimtab.backends.engine.draft_model import check_vocabulary
 from trimtab.backends.engine.draft_model_run import OwnPages
+from trimtab.backends.engine.draft_suffix import SuffixDrafter
 from trimtab.backends.engine.engine import Engine, Options
 from trimtab.backends.engine.memory import PAGE, Memory
 from trimtab.backends.engine.model import Model
@@ -45,6 +49,7 @@ from trimtab.backends.engine.weights import DEFAULT, resolve
 
 BARS = {"rewrite": 3.0, "summarise": 1.7}
 LEAST, MIX, NEAR = 0.98, 1.2, 1.2
+FIXED = (3, 7, 15)
 CONTEXT = 4096
 LISTS = ("countries in Africa", "kinds of fruit", "programming languages", "things to pack for a trip", "composers",
          "verbs for walking", "rivers", "colours", "board games", "chemical elements")  # fmt: skip
@@ -256,15 +261,22 @@ def of_kind(kind: str, pairs: list[Pair], bar: float | None, model: str) -> list
 
 
 def near_misses(machine: Machine, pairs: list[tuple[str, str]], most: int, model: str) -> list[Row]:
-    """Each question of a pair answered beside the answer to the other, and without."""
+    """Each question of a pair answered beside the answer to the other, and without. What guesses are worth whatever a
+    row costs is counted over the same answers, as many verified at every step."""
     machine.add("near", 31)
     machine.add("near, tree", 31, tree=True)
     greedy = Sampling(temperature=0)
     totals: dict[str, list[float]] = {}
+    counts: dict[tuple[int, bool], list[int]] = {}
     for pair in pairs:
         asked = [machine.prompt(text) for text in pair]
         plain = [machine.answer("on", prompt, most, greedy) for prompt in asked]
         other = [[run.tokens[:-1]] for run in reversed(plain)]
+        for i, run in enumerate(plain):
+            for most_guessed, near in itertools.product(FIXED, (False, True)):
+                counted = counts.setdefault((most_guessed, near), [0, 0])
+                counted[0] += len(run.tokens) - 1
+                counted[1] += steps_of(asked[i], run.tokens, most_guessed, other[i] if near else [])
         for name, engine in (("suffix", ""), ("near miss", "near"), ("near miss in a tree", "near, tree")):
             runs = plain if not engine else [machine.answer(engine, asked[i], most, greedy, other[i]) for i in (0, 1)]
             total = totals.setdefault(name, [0.0, 0.0, 0.0])
@@ -281,7 +293,26 @@ def near_misses(machine: Machine, pairs: list[tuple[str, str]], most: int, model
             base = totals["suffix"]
             gain = tokens / steps / (base[0] / base[1])
             rows.append(at_least("near_miss_vs_suffix", gain, NEAR, n=2 * len(pairs), system=system))
+    for most_guessed in FIXED:
+        suffix, near = ((t / steps) for t, steps in (counts[most_guessed, False], counts[most_guessed, True]))
+        system = f"{model}, {most_guessed} guesses at every step"
+        rows.append(Row("paraphrase_tokens_per_step", suffix, "tokens", 2 * len(pairs), system=f"{system}, suffix"))
+        rows.append(Row("paraphrase_tokens_per_step", near, "tokens", 2 * len(pairs), system=f"{system}, near miss"))
+        rows.append(at_least("near_miss_vs_suffix", near / suffix, NEAR, n=2 * len(pairs), system=system))
     return rows
+
+
+def steps_of(prompt: list[int], answer: list[int], most: int, given: Sequence[list[int]]) -> int:
+    """Steps that an answer takes when `most` guesses are verified at each; no model is asked, its words are known."""
+    drafters = [*[GivenDrafter(text, len(prompt)) for text in given], SuffixDrafter()]
+    drafter, tokens, steps = BestDrafter(drafters), [*prompt, answer[0]], 0
+    while len(tokens) < len(prompt) + len(answer):
+        draft = drafter.propose(tokens, most)
+        left = answer[len(tokens) - len(prompt) :]
+        same = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(draft.tokens, left, strict=False)))
+        tokens += left[: same + 1]
+        steps += 1
+    return steps
 
 
 def prompts(paths: Sequence[Path]) -> dict[str, list[str]]:
