@@ -27,6 +27,7 @@ from ..protocol.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from ..protocol.lone_surrogates import decoded
 from ..protocol.messages import PATHS, Answer, Request, Usage, WireUsage
 from .base import Call, Timeouts
 
@@ -119,9 +120,7 @@ class OpenAIBackend:
             raise
         response.release()
         try:
-            whole = _whole.decode(body)
-        except msgspec.ValidationError:
-            whole = _Whole()  # JSON, with a field of a type we do not expect: the client's to judge, not ours
+            whole = _read_whole(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _not_an_answer(response, body) from None
         if not whole.choices and whole.usage is None and (error := _error_object(body)) is not None:
@@ -286,6 +285,14 @@ def _error_object(body: bytes) -> UpstreamAnswered | None:
     if isinstance(decoded, dict) and isinstance(decoded.get("error"), dict):
         return UpstreamAnswered(502, body)
     return None
+
+
+def _read_whole(body: bytes) -> _Whole:
+    """What we read of an answer; its bytes travel on as they are. Raises what the decoder raises of no JSON."""
+    try:
+        return decoded(_whole, body)  # a text that was cut inside a character is JSON all the same
+    except msgspec.ValidationError:
+        return _Whole()  # JSON, with a field of a type we do not expect: the client's to judge, not ours
 
 
 def _not_an_answer(response: aiohttp.ClientResponse, body: bytes) -> TrimtabError:

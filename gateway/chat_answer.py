@@ -13,6 +13,7 @@ import msgspec
 
 from ..protocol import tokens
 from ..protocol.errors import UpstreamAnswered, UpstreamGarbled
+from ..protocol.lone_surrogates import decoded
 from ..protocol.messages import DeltaMessage, Function, Request, Usage, WireUsage
 
 SegmentKind = Literal["thought", "text", "refusal", "tool"]
@@ -156,7 +157,7 @@ def is_object(text: str) -> bool:
 
 def decode_chat(data: bytes) -> Chat:
     try:
-        chat = _decoder.decode(data)
+        chat = decoded(_decoder, data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UpstreamGarbled("the upstream sent something that is no chat answer") from None
     if chat.error:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 _LONE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -33,6 +36,19 @@ def masked(raw: bytes) -> bytes | None:
     # With the escaped backslashes out of the way, each one that is left begins an escape.
     plain, count = _LONE.subn(rb"\\ufffd", raw.replace(b"\\\\", b"\0\0"))
     return plain.replace(b"\0\0", b"\\\\") if count else None
+
+
+def decoded(decoder: msgspec.json.Decoder[T], raw: bytes | msgspec.Raw) -> T:
+    """What the decoder makes of it, each half as U+FFFD. Raises what the decoder raises."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        readable = masked(bytes(raw))
+        if readable is None:
+            raise
+        return decoder.decode(readable)
 
 
 def members(body: bytes) -> list[tuple[str, msgspec.Raw]] | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from .errors import InvalidRequest
-from .lone_surrogates import masked, members, object_of
+from .lone_surrogates import decoded, members, object_of
 
 Kind = Literal["chat", "completions", "embeddings"]
 
@@ -273,13 +273,7 @@ def _count(value: Any, name: str, least: int) -> int:
 
 
 def _value(raw: msgspec.Raw) -> Any:
-    try:
-        return _any_decoder.decode(raw)
-    except msgspec.DecodeError:
-        readable = masked(bytes(raw))
-        if readable is None:
-            raise
-        return _any_decoder.decode(readable)
+    return decoded(_any_decoder, raw)
 
 
 def _object(fields: Mapping[str, msgspec.Raw]) -> bytes:

@@ -183,3 +183,28 @@ async def test_where_it_cannot_go_on_the_client_is_told(
         assert json.loads(answer.decode())["error"]["message"]
     else:
         assert b"internal" not in answer
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_an_answer_that_was_cut_inside_a_character_is_an_answer(
+    serve: Serve, upstream: FakeServer, path: str
+) -> None:
+    """An upstream that writes such an escape has answered; its client is to have it, and to pay for it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": HALF}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    said = {"id": "a", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    upstream.use({"faults": {"status": 200, "body": json.dumps(said)}})
+    field = "input" if path.endswith("responses") else "messages"
+    body = {"model": "m", "max_tokens": 50, field: [{"role": "user", "content": "Hi"}], "temperature": 0}
+    if field == "input":
+        del body["max_tokens"]
+    async with serve(configured(upstream)) as running:
+        for _ in range(2):  # the second may come from the cache
+            status, answer, name = await post(running, json.dumps(body).encode(), path)
+            assert status == 200, answer
+            assert "cut " in answer.decode()
+        await running.settled()
+        async with aiohttp.ClientSession() as session:
+            headers = {"authorization": f"Bearer {KEY}"}
+            async with session.get(f"{running.url}/v1/receipts/{name}", headers=headers) as got:
+                assert (await got.json())["outcome"] == "ok"
