@@ -185,7 +185,7 @@ def with_model(machine: Machine, options, asked: list[tuple[str, str]], most: in
         rows += of_kind("mix", pairs, LEAST, f"{name_of(options.weights)}, drafts by {system}")
         differing += sum(pair.on.tokens != pair.off.tokens for pair in pairs)
     rows.append(Row("answers_that_differ", differing, n=2 * len(asked), bar=0, holds=differing == 0))
-    notes = [f"{options.small} drafts for {options.weights}"]
+    notes = [f"{name_of(options.small)} drafts for {name_of(options.weights)}"]
     Report("engine_speculation_model", rows, seed=options.seed, notes=notes).publish(options.json)
 
 
