@@ -52,7 +52,7 @@ def _unpack(words, dtype: tl.constexpr, CENTER: tl.constexpr, ASM: tl.constexpr)
 @jit
 def _levels(group_at, groups, n, N, scales_ptr, zeros_ptr, KIND: tl.constexpr):
     """One group's scale, and its zero or offset, for each row of weights: float32 [BLOCK_N] each; 0 outside."""
-    inside = (n < N) & (group_at < groups)
+    inside = (n < N) & (n * 0 + group_at < groups)  # in an interpreter a comparison of plain numbers is no mask
     scale = tl.load(scales_ptr + group_at * N + n, mask=inside, other=0.0).to(tl.float32)
     level = scale
     if KIND != 0:

@@ -163,20 +163,25 @@ def test_generated_schemas_are_kept(schema, seed):
 @given(schemas, st.integers(0, 10**6), st.data())
 def test_taking_back_is_as_if_never_taken(schema, seed, data):
     grammar, noise = begin(schema), random.Random(seed)
-    states, tokens = [(grammar.complete, grammar.mask().tolist(), grammar.way_out())], []
+
+    def state():
+        # Of several ways out the shortest known may change as more are known; that there is one may not.
+        return grammar.complete, grammar.mask().tolist(), grammar.way_out() is None
+
+    states, tokens = [state()], []
     for _ in range(12):
         if grammar.complete:
             break
         tokens.append(int(noise.choice(grammar.mask().nonzero()[0])))
         grammar.take(tokens[-1])
-        states.append((grammar.complete, grammar.mask().tolist(), grammar.way_out()))
+        states.append(state())
     back = data.draw(st.integers(0, len(tokens)))
     grammar.rollback(back)
     at = len(tokens) - back
-    assert (grammar.complete, grammar.mask().tolist(), grammar.way_out()) == states[at]
-    for token, state in zip(tokens[at:], states[at + 1 :], strict=True):
+    assert state() == states[at]
+    for token, before in zip(tokens[at:], states[at + 1 :], strict=True):
         grammar.take(token)
-        assert (grammar.complete, grammar.mask().tolist(), grammar.way_out()) == state
+        assert state() == before
 
 
 def test_the_end_may_come_where_the_value_is_whole_and_only_there():
