@@ -21,6 +21,9 @@ from trimtab.gateway.server import Server, bind, build, uvicorn_config
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# As backends/engine/backend.py does: with other tests on the same cores, torch's threads must not spin their time away.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 # How long an example takes is the machine's affair: a pause of its own must fail no test.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -56,6 +56,7 @@ def greedy(model, prompt, count):
     return tokens[len(prompt) :], rows
 
 
+@pytest.mark.timeout(600)
 def test_the_fast_route_agrees_with_float32(smollm):
     exact = Model(GgufCheckpoint(PATH), "float32")
     same = 0
