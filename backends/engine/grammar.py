@@ -7,6 +7,7 @@ forces is guessed for nothing. Knows nothing of models or requests; `grammar_com
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,16 @@ _ORDER = (b'}],:"0123456789-tfn{[' + _PRINTED + _REST, b'"0aA' + _PRINTED + _RES
 _OUTSIDE, _INSIDE, _ESCAPED = 0, 1, 2  # where a text stands in JSON's strings
 
 
+class _Taken(NamedTuple):
+    """A token, whether it was the end, and what was known before it."""
+
+    token: int
+    over: bool
+    string: int
+    way: list[int] | None
+    look_from: int
+
+
 class Grammar:
     """The form of one answer of at most `most` tokens. Raises InvalidRequest where the form proves too complex."""
 
@@ -37,7 +48,7 @@ class Grammar:
         self._left = most
         self._guard = min(_FARTHEST, _NEAR + compiled.size // 2)
         self._string = _OUTSIDE
-        self._taken: list[tuple[int, bool, int]] = []  # each token, whether it was the end, and `_string` before it
+        self._taken: list[_Taken] = []
         self._required = compiled.required
         self._way: list[int] | None = None  # a short way to the end from here; None: not looked for, or none found
         self._look_from = 0  # tokens taken before which no way is looked for
@@ -86,7 +97,7 @@ class Grammar:
         if not over and not self._matcher.consume_token(token):
             self._check()
             raise ValueError(f"token {token} does not follow")
-        self._taken.append((token, over, self._string))
+        self._taken.append(_Taken(token, over, self._string, self._way, self._look_from))
         self._over = self._over or over
         self._string = self._after(token, self._string)
         self._way = self._way[1:] if self._way and self._way[0] == token else None
@@ -95,12 +106,14 @@ class Grammar:
     def rollback(self, count: int) -> None:
         """Take back the last `count` tokens."""
         for _ in range(count):
-            _, over, self._string = self._taken.pop()
-            if not over:
+            # Which way is known depends on the tokens before: it comes back with them, or a guess that was taken back
+            # would leave another way to the end than no guess.
+            taken = self._taken.pop()
+            self._string, self._way, self._look_from = taken.string, taken.way, taken.look_from
+            if not taken.over:
                 self._matcher.rollback(1)
             self._left += 1
-        self._over = bool(self._taken) and self._taken[-1][1]
-        self._way = None
+        self._over = bool(self._taken) and self._taken[-1].over
 
     def filter(self, draft: Draft, most: int) -> Draft:
         """The draft without what is forbidden; behind a chain, what is forced follows, at most `most` tokens in all."""
@@ -176,9 +189,9 @@ class Grammar:
         if self._string == _OUTSIDE and not tokens:
             return None
         # Back to the last token that began outside of any string.
-        back = next((i for i in range(len(self._taken), 0, -1) if self._taken[i - 1][2] == _OUTSIDE), 1) - 1
+        back = next((i for i in range(len(self._taken), 0, -1) if self._taken[i - 1].string == _OUTSIDE), 1) - 1
         first = len(self._taken) if self._string == _OUTSIDE else back
-        ids = [token for token, over, _ in self._taken[first:] if not over] + tokens
+        ids = [taken.token for taken in self._taken[first:] if not taken.over] + tokens
         return _strung(None, b"".join(self._vocabulary.bytes[token] for token in ids))
 
     def _after(self, token: int, string: int) -> int:
