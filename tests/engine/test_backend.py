@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -49,10 +48,12 @@ async def streamed_rest(parts):
     return [part async for part in parts]
 
 
-def slow_down(engine, monkeypatch):
-    """A tiny model answers in a blink: give it steps long enough to be interrupted."""
+def hold(engine, monkeypatch, passes):
+    """A tiny model answers in a blink: let it make so many passes, and more as the returned semaphore is released."""
     model, forward = engine._loop.loaded.engine.model, engine._loop.loaded.engine.model.forward
-    monkeypatch.setattr(model, "forward", lambda *a: (time.sleep(0.005), forward(*a))[1])
+    allowed = threading.Semaphore(passes)
+    monkeypatch.setattr(model, "forward", lambda *a: allowed.acquire(timeout=60) and forward(*a))
+    return allowed
 
 
 async def whole(engine, call):
@@ -297,41 +298,61 @@ async def test_a_model_that_cannot_decode_a_token_is_not_ready(tiny, ask, monkey
 
 
 async def test_a_long_prompt_holds_up_neither_the_event_loop_nor_a_running_answer(write_gguf, ask, monkeypatch):
-    """It is rendered, encoded and read on other threads, and a running answer gets a token in each of its steps."""
+    """While it is encoded, and at each step that reads some of it, the running answer's client gets one more token.
+
+    Each pass waits until the client has what the pass before it said, and the encoding until the client has three more
+    tokens: what came late, or all at once, or was done on the event loop, would wait for itself.
+    """
     backend = EngineBackend(str(write_gguf(**{"llama.context_length": 8192})), threads=1, draft=0, most_running=4)
-    threads, read = set(), []
     await backend.start()
     await whole(backend, ask(max_tokens=1))
     loaded = backend._loop.loaded
     encode, forward = loaded.template.encode, loaded.engine.model.forward
+    letter = loaded.tokenizer.encode("h")[0]  # a token that is a piece of text by itself
+    heard, encoding, heard_meanwhile, read = threading.Semaphore(1), threading.Event(), threading.Event(), []
 
-    def encoding(*given):
-        threads.add(threading.get_ident())
+    def encoded(*given):
+        encoding.set()
+        assert heard_meanwhile.wait(60), "no token of the running answer came while a prompt was encoded"
         return encode(*given)
 
     def reading(batch, memory):
-        threads.add(threading.get_ident())
-        read.append(batch.rows)
+        assert heard.acquire(timeout=60), "the client did not get the token of the step before"
+        read.append((batch.rows, threading.get_ident()))
         return forward(batch, memory)
 
-    monkeypatch.setattr(loaded.template, "encode", encoding)
     monkeypatch.setattr(loaded.engine.model, "forward", reading)
-    running = aiter(await backend.stream(ask(id="a", max_tokens=400, stream=True, **NEVER_ENDS)))
-    while b"content" not in await anext(running):
-        pass
+    fields = {"max_tokens": 400, "stream": True, "logit_bias": {str(letter): 100}}
+    running = aiter(await backend.stream(ask(id="a", **fields)))
+    assert b'"role"' in await anext(running)
+
+    async def hear(pieces):
+        for _ in range(pieces):
+            assert b'"content":"h"' in await anext(running)
+            heard.release()
+
+    await hear(1)
+    monkeypatch.setattr(loaded.template, "encode", encoded)
     words = [{"role": "user", "content": "z " * 1500}]
     long = asyncio.create_task(backend.complete(ask(id="b", messages=words, max_tokens=1)))
-    said = 0
+    while not encoding.is_set():
+        await asyncio.sleep(0.001)
+    await hear(3)
+    assert [rows for rows, _ in read[1:4]] == [1, 1, 1]
+    heard_meanwhile.set()
+    said = 4
     while not long.done():
-        await anext(running)
+        await hear(1)
         said += 1
     prompt = json.loads((await long).body)["usage"]["prompt_tokens"]
-    slices = [rows for rows in read if rows > 1]
+    slices = [rows for rows, _ in read[4:] if rows > 1]
     assert prompt > 2500
+    assert sum(rows - 1 for rows in slices) == prompt  # the running answer has its own row in each
     assert max(slices) <= 65  # a fourth of a step's 256 rows, and the running answer's own
-    assert said >= len(slices) // 2  # events come as they are made, not when the prompt is read
-    assert threading.get_ident() not in threads
+    assert said >= 4 + len(slices)  # a token for each of the steps that read the prompt
+    assert threading.get_ident() not in {thread for _, thread in read}
     await running.aclose()
+    heard.release(1000)  # nothing waits for a client that is gone
     await backend.close()
 
 
@@ -349,30 +370,39 @@ async def test_what_is_refused_is_refused_before_the_stream_opens(engine, ask):
 
 
 async def test_closing_a_stream_stops_the_work_within_a_step(engine, ask, monkeypatch):
-    slow_down(engine, monkeypatch)
+    inner, allowed = engine._loop.loaded.engine, hold(engine, monkeypatch, 10)
+    before = inner.steps
     stream = await engine.stream(ask(max_tokens=200, stream=True, **NEVER_ENDS))
     parts = aiter(stream)
     for _ in range(3):
         await anext(parts)
+    while inner.steps < before + 10:
+        await asyncio.sleep(0.001)
     await stream.aclose()
     await stream.aclose()
+    allowed.release(1000)
     await whole(engine, ask(max_tokens=1))  # a later request is through, so the step in progress is over
     spent = stream.spent().completion
+    assert inner.steps <= before + 12  # ten, the one in progress, and the later request's own
     await whole(engine, ask(max_tokens=5))
     assert 1 <= spent == stream.spent().completion < 200
 
 
 async def test_cancelling_a_call_stops_its_work(engine, ask, monkeypatch):
-    slow_down(engine, monkeypatch)
+    inner, allowed = engine._loop.loaded.engine, hold(engine, monkeypatch, 3)
+    before = inner.steps
     task = asyncio.create_task(engine.complete(ask(max_tokens=200, **NEVER_ENDS)))
-    await asyncio.sleep(0.02)
+    while inner.steps < before + 3:
+        await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    allowed.release(1000)
     await whole(engine, ask(max_tokens=1))
-    while engine._loop.loaded.engine.busy:  # the end is told a moment before the place is free
+    while inner.busy:  # the end is told a moment before the place is free
         await asyncio.sleep(0.001)
-    engine._loop.loaded.engine.check()
+    inner.check()
+    assert inner.steps <= before + 5  # three, the one in progress, and the later request's own
 
 
 async def test_spent_counts_what_was_generated(engine, ask):
@@ -386,13 +416,14 @@ async def test_a_full_queue_says_so(tiny, ask, monkeypatch):
     backend = EngineBackend(str(tiny), most_running=1, most_waiting=1, threads=1)
     await backend.start()
     await backend.complete(ask(max_tokens=1))
-    slow_down(backend, monkeypatch)
+    allowed = hold(backend, monkeypatch, 2)
     long = {"max_tokens": 200, "stream": True, **NEVER_ENDS}
     streams = [await backend.stream(ask(**long))]
     await anext(aiter(streams[0]))
     while not backend._loop.loaded.engine.running:
         await asyncio.sleep(0.001)
     streams.append(await backend.stream(ask(**long)))
+    allowed.release()  # the step in progress ends, and the engine sees who came
     while not backend._loop.loaded.engine.waiting:
         await asyncio.sleep(0.001)
     with pytest.raises(Overloaded) as e:
@@ -400,6 +431,7 @@ async def test_a_full_queue_says_so(tiny, ask, monkeypatch):
     assert e.value.retry_after
     await streams[1].aclose()  # one that gave up leaves its place
     streams.append(await backend.stream(ask(**long)))
+    allowed.release(1000)
     await backend.close()
 
 
@@ -407,11 +439,15 @@ async def test_closing_ends_open_answers_and_refuses_new_ones(tiny, ask, monkeyp
     backend = EngineBackend(str(tiny), threads=1)
     await backend.start()
     await backend.complete(ask(max_tokens=1))
-    slow_down(backend, monkeypatch)
+    allowed = hold(backend, monkeypatch, 1)
     stream = await backend.stream(ask(max_tokens=200, stream=True, **NEVER_ENDS))
     parts = aiter(stream)
     await anext(parts)
-    await backend.close()
+    closing = asyncio.create_task(backend.close())
+    while not backend._loop._stopping:
+        await asyncio.sleep(0.001)
+    allowed.release()
+    await closing
     with pytest.raises(Draining):
         await streamed_rest(parts)
     with pytest.raises(Draining):
