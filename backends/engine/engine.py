@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,10 +22,10 @@ import torch
 from ...protocol.errors import Internal, TrimtabError
 from .attention import Sight
 from .attention_quest import Bounds
-from .batch import Batch
 from .draft import NOTHING, Draft
 from .draft_model_run import draws_as
 from .finish import Finish
+from .forward import Forward
 from .grammar import Grammar
 from .guess import GIVEN, Guess, Guesses, close
 from .holdings import Holdings
@@ -84,6 +83,7 @@ class Engine:
             memory.bounds = Bounds(memory)
         self.steps = self.preempted = 0
         self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
+        self.forward = Forward(model, memory, self.options.sight, self._broken)
         self._mean = 1.0  # seconds that an answer takes
         self._said: dict[Job, list[Any]] = {}
 
@@ -107,7 +107,7 @@ class Engine:
         self._admit()
         turns = self._schedule()
         if turns:
-            logits = self._run(turns)
+            logits = self.forward.run(turns)
             self._verify(turns, logits)
             rows = sum(turn.rows for turn in turns)
             self.guesses.timed(rows, sum(turn.sequence.computed for turn in turns), self._clock() - started)
@@ -232,39 +232,6 @@ class Engine:
         sequence.waited = True
         self.running.remove(sequence)
         self.waiting.insert(0, sequence)
-
-    # ---- run
-
-    def _run(self, turns: list[Turn]) -> torch.Tensor:
-        """Logits of the rows that are needed. A turn that fails is taken out of `turns`."""
-        try:
-            return self._forward(turns)
-        except Exception:
-            if len(turns) == 1:
-                self._broken(turns.pop())
-                return torch.empty((0, self.model.shape.vocabulary))
-        # One of them is to blame: each is tried alone. Its keys and values are written once more, to the same places.
-        out = []
-        for turn in list(turns):
-            try:
-                out.append(self._forward([turn]))
-            except Exception:
-                turns.remove(turn)
-                self._broken(turn)
-        self._number(turns)
-        return torch.cat(out) if out else torch.empty((0, self.model.shape.vocabulary))
-
-    def _forward(self, turns: List[Turn]) -> torch.Tensor:
-        self._number(turns)
-        rows = [turn.to_compute(self.options.sight.marks) for turn in turns]
-        batch = Batch(rows, self._memory, self.model.shape.heads, self.options.sight, self.model.tiles)
-        return self.model.forward(batch, self._memory)
-
-    def _number(self, turns: List[Turn]) -> None:
-        for turn in turns:
-            turn.wanted = len(turn.wants())
-        for turn, row in zip(turns, accumulate((t.wanted for t in turns), initial=0), strict=False):
-            turn.row = row
 
     def _broken(self, turn: Turn) -> None:
         log.exception("a request failed in the engine")
