@@ -217,7 +217,9 @@ def test_the_question_is_not_part_of_the_last_document() -> None:
     for tail in ("\nWho was born in Smiljan?", "\n\nWho?", " Question: who?", "\nQ: who?", "\n\nAnswer in French."):
         for form in ("Document {}: {}", "Passage {}:\n{}", "[{}] {}"):
             text = "Documents below.\n\n" + "\n".join(form.format(i, one) for i, one in enumerate(PROSE, 1)) + tail
-            for start, end in [(one.start, one.end) for one in blocks(text)]:
+            found = [(one.start, one.end) for one in blocks(text)]
+            assert found
+            for start, end in found:
                 assert tail.strip() not in text[start:end], (form, tail)
 
 

@@ -127,7 +127,9 @@ async def test_the_floor_is_the_tenants(hashed_words: Any) -> None:
     for floor in (0.3, 0.6, 0.9):
         policy = ON.model_copy(update={"floor": floor})
         _, line = await run(stage(hashed_words), exchange([asks(QUESTION, FACT)], policy))
-        assert (line.tokens_after or 1) >= floor * (line.tokens_before or 1)
+        assert line.tokens_before is not None
+        assert line.tokens_after is not None
+        assert line.tokens_after >= floor * line.tokens_before
 
 
 OFF = CompressionPolicy()

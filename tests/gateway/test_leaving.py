@@ -112,14 +112,15 @@ async def test_a_connection_that_is_reset_while_idle_is_forgotten(serve: Serve, 
         await reader.readuntil(b"\r\n\r\n")
         await running.settled()
         await asyncio.sleep(0.05)  # the answer is on the wire, the connection waits for the next request
-        raw = writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.transport.abort()
 
         def kept() -> int:
             gc.collect()
             return sum(type(thing) is StrictProtocol for thing in gc.get_objects())
 
+        assert kept() == 1
+        raw = writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
         await until(lambda: kept() == 0)
 
 

@@ -278,7 +278,8 @@ def test_no_shape_of_a_request_escapes_the_error_tree(mapping: Any, odd: Any, da
         request = mapping.to_chat(json.dumps(body).encode())
     except InvalidRequest:
         return
-    mapping.from_chat(whole, request)
+    assert json.loads(request.body)["messages"]
+    assert json.loads(mapping.from_chat(whole, request))["model"] == ASKED[mapping]["model"]
 
 
 @both

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.routing import length_cues
-from trimtab.routing.skeleton import SkeletonRouter, against, points
+from trimtab.routing.skeleton import FEWEST, LONGEST_POINT, MOST, SkeletonRouter, against, points
 
 ALWAYS = SkeletonRouter([0.0] * 4, [0.0] * len(length_cues.NAMES), 5.0, 0.5)
 VECTOR = np.zeros(4, dtype=np.float32)
@@ -75,7 +75,21 @@ def test_anything_else_falls_back(skeleton: str) -> None:
     assert points(skeleton) is None
 
 
-@given(st.text(max_size=300))
-def test_any_text_is_taken(text: str) -> None:
-    points(text)
-    against(text, length_cues.read(text))
+_MARKS = st.sampled_from(["{}. ", "{}. ", "{}) ", "0{}. ", " {}.\t", "7. ", "{}.", "", "٣. "])
+_SAID = st.sampled_from(
+    ["a", "b", "c d", "A", "e = f", "c" * LONGEST_POINT, "c" * (LONGEST_POINT + 1), "h\x0bi", "", "{"]
+)
+_LISTS = (
+    st.lists(st.tuples(_MARKS, _SAID), max_size=MOST + 2)
+    | st.lists(st.tuples(st.just("{}. "), _SAID.filter(str.isprintable)), min_size=FEWEST, max_size=MOST + 2)
+).map(lambda lines: "\n".join(mark.format(at) + said for at, (mark, said) in enumerate(lines, 1)))
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=300) | st.text("ab =${1.\n", max_size=30) | _LISTS)
+def test_of_any_text_come_whole_lists_or_none(text: str) -> None:
+    found = points(text)
+    assert found is None or FEWEST <= len({point.lower() for point in found}) == len(found) <= MOST
+    assert all(0 < len(point) <= LONGEST_POINT and point in text for point in found or ())
+    why = against(text, length_cues.read(text))
+    assert why or not set(text) & set("{=$")
