@@ -37,6 +37,7 @@ from trimtab.gateway.ledger import Ledger
 from trimtab.gateway.limits_local import LocalLimiter
 from trimtab.gateway.live import Gateway
 from trimtab.gateway.server import Server, bind, uvicorn_config
+from trimtab.protocol.errors import NotSupported
 from trimtab.protocol.exchange import Receipt
 from trimtab.protocol.messages import Answer, Usage
 
@@ -62,7 +63,7 @@ class Recorded:
         return True
 
     async def stream(self, call: Call) -> Stream:
-        raise NotImplementedError  # nobody streams here
+        raise NotSupported("the recorded answers are whole ones", param="stream")
 
     async def complete(self, call: Call) -> Answer:
         row, name = self._rows[call.request.get("messages")[-1]["content"]], self._name

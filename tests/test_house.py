@@ -147,6 +147,19 @@ def test_the_wheel_has_every_file_that_the_code_reads() -> None:
     assert files <= listed, "add it to package-data"
 
 
+def test_nothing_is_left_unwritten_and_no_error_is_caught_unnamed() -> None:
+    wrong = []
+    for path in [*sources(), *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            unwritten = isinstance(node, ast.Name) and node.id == "NotImplementedError"
+            if unwritten or (isinstance(node, ast.ExceptHandler) and node.type is None):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+        if re.search(r"#.*\b(TOD[O]|FIXM[E]|XX[X])\b", text):
+            wrong.append(f"{path.relative_to(ROOT)}: a comment puts work off")
+    assert wrong == []
+
+
 def documents() -> list[Path]:
     return [path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if path.is_file()]
 
