@@ -27,13 +27,16 @@ from ...backends.registry import Unusable, require
 from ...protocol.errors import ModelUnavailable, TrimtabError
 from ...protocol.messages import Request
 from .engine import OPTIONS, name_of
+from .report import Report, Row
 
 if TYPE_CHECKING:
     from ...backends.engine.backend import EngineBackend
     from ...backends.engine.poisson import Load
 
 _SHARES = (0.2, 0.4, 0.6, 0.8, 0.95, 1.1)  # of the capacity
+_RUNNING = 16  # as many as the engine answers at a time where nobody says otherwise
 _PATIENCE = Timeouts(first_token=600.0, idle=120.0, total=1800.0)
+_TIMES = ("ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms")
 _ASKED = ("Explain {} to {}.", "Write a short story about {} for {}.", "List five facts about {} for {}.")
 _ABOUT = (
     "bread",
@@ -60,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
         found, capacity = asyncio.run(_measured(args))
         Console().print(table(found, f"{name_of(args.weights)}: capacity {capacity:.2f} requests a second"))
         if args.json is not None:
-            rows = [{k: None if v != v else v for k, v in dataclasses.asdict(one).items()} for one in found]
-            written = {"model": name_of(args.weights), "capacity": capacity, "seed": args.seed, "loads": rows}
-            args.json.write_text(json.dumps(written, indent=1) + "\n")
+            report(found, capacity, args).write(args.json)
         return 0 if args.plot is None else _drawn(args.plot, found, capacity)
     except (TrimtabError, Unusable, OSError, ValueError) as e:
         print(f"trimtab: {e}", file=sys.stderr)
@@ -89,8 +90,7 @@ async def _measured(args: argparse.Namespace) -> tuple[list[Load], float]:
     texts = _prompts(args.data)
     options = {"context" if k == "context_tokens" else k: v for k in OPTIONS if (v := getattr(args, k)) is not None}
     backend = EngineBackend(args.weights, speculation=not args.no_speculation, **options)
-    together = args.most_running or 16
-    count = max(args.requests, 2 * together)
+    together, count = _full(args)
     await backend.start()
     try:
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
@@ -113,6 +113,12 @@ async def _measured(args: argparse.Namespace) -> tuple[list[Load], float]:
             return found, capacity
     finally:
         await backend.close()
+
+
+def _full(args: argparse.Namespace) -> tuple[int, int]:
+    """How many requests are in work at a time while the capacity is measured, and how many that are in all."""
+    together = args.most_running or _RUNNING
+    return together, max(args.requests, 2 * together)
 
 
 async def _ready(backend: EngineBackend) -> None:
@@ -151,6 +157,23 @@ def _text(row: Any) -> str | None:
         return None
     text = row.get("prompt") or row.get("question") or next(iter(row.get("turns") or []), None)
     return text if isinstance(text, str) else None
+
+
+def report(found: Sequence[Load], capacity: float, args: argparse.Namespace) -> Report:
+    """The same in the shape that every benchmark writes; what no answer told (all were refused) is left out."""
+    together, count = _full(args)
+    model = " ".join(filter(None, (name_of(args.weights), args.compute)))
+    rows = [Row("capacity", capacity, "requests/s", count, system=model)]
+    for one in found:
+        figures = [("throughput", one.tokens_s, "tok/s"), *((name, getattr(one, name[:-3]), "ms") for name in _TIMES)]
+        figures.append(("refused", one.refused, "requests"))
+        at = f"{one.rate:.2f} requests/s"
+        rows += [Row(name, value, unit, one.requests, system=at) for name, value, unit in figures if value == value]
+    note = (
+        f"{args.requests} requests at each rate, answers of {args.tokens // 2} to {3 * args.tokens // 2} tokens; "
+        f"the capacity is what {together} at a time come to; times are over all requests of a rate"
+    )
+    return Report("engine_load", rows, args.seed, [note])
 
 
 def table(found: Sequence[Load], title: str) -> Table:

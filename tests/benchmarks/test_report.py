@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,26 @@ def test_the_soaks_report_has_the_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("results/*.json")), ids=lambda path: path.name)
 def test_committed_results_have_the_shape(path: Path) -> None:
     well_shaped(json.loads(path.read_text()))
+
+
+def test_the_commit_is_that_of_the_checkout_and_none_where_the_package_only_lies_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimtab.gateway.commands import report
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    monkeypatch.setattr(report, "HERE", tmp_path / "report.py")
+    (tmp_path / "report.py").write_text("")
+    assert report.commit() == ""
+    git("init", "-q")
+    (tmp_path / "other").write_text("")
+    git("add", "other")
+    git("-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "-m", "another project")
+    assert report.commit() == ""
+    git("add", "report.py")
+    git("-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "-m", "ours")
+    assert re.fullmatch(r"[0-9a-f]{7,}", report.commit())
+    (tmp_path / "report.py").write_text("changed")
+    assert re.fullmatch(r"[0-9a-f]{7,}-dirty", report.commit())

@@ -1,5 +1,6 @@
 """`trimtab engine serve` and `trimtab bench engine`, over a tiny model."""
 
+import argparse
 import json
 
 import pytest
@@ -71,8 +72,33 @@ def test_a_bench_prints_and_writes_each_rate(tiny, tmp_path, capsys):
     assert cli.main([*command, "--most-running", "2", "--data", str(data), "--json", str(out)]) == 0
     assert "TTFT P99" in capsys.readouterr().out
     written = json.loads(out.read_text())
-    assert [one["rate"] for one in written["loads"]] == [50.0, 200.0]
-    assert all(one["refused"] == 0 and one["requests"] == 4 and one["tokens_s"] > 0 for one in written["loads"])
+    assert {"benchmark", "version", "commit", "machine", "date", "seed", "rows"} <= set(written)
+    assert written["benchmark"] == "engine_load"
+    figures = {(row["system"], row["metric"]): row for row in written["rows"]}
+    assert figures[tiny.stem, "capacity"]["value"] > 0
+    for rate in ("50.00 requests/s", "200.00 requests/s"):
+        found = {metric: row["value"] for (system, metric), row in figures.items() if system == rate}
+        assert found["refused"] == 0
+        assert found["throughput"] > 0
+        assert found["ttft_p99_ms"] >= found["ttft_p50_ms"] > 0
+        assert found["itl_p99_ms"] >= found["itl_p50_ms"] > 0
+        assert figures[rate, "refused"]["n"] == 4
+
+
+def test_what_no_answer_told_is_left_out_of_the_figures():
+    from trimtab.backends.engine.poisson import Load
+    from trimtab.gateway.commands.bench import report
+
+    nan = float("nan")
+    args = argparse.Namespace(weights="m.gguf", compute="int8", requests=9, tokens=10, most_running=None, seed=3)
+    made = report([Load(7.5, 9, 9, 1.0, 0.0, nan, nan, nan, nan)], 2.5, args).to_json()
+    assert [(row["metric"], row["system"], row["value"], row["n"]) for row in made["rows"]] == [
+        ("capacity", "m int8", 2.5, 32),
+        ("throughput", "7.50 requests/s", 0.0, 9),
+        ("refused", "7.50 requests/s", 9, 9),
+    ]
+    assert made["seed"] == 3
+    assert "answers of 5 to 15 tokens" in made["notes"][0]
 
 
 def test_a_picture_is_drawn(tmp_path):
