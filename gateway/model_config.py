@@ -105,6 +105,7 @@ _NOT_WHO = {
     "most_waiting",
     "step_tokens",
     "speculation",
+    "graphs",
     "slots",
     "max_waiting",
     "continues",
@@ -164,6 +165,7 @@ class EngineModel(ModelBase):
 
     `kv_mb` is what keys and values of all answers may take, in MiB. A step computes at most `step_tokens` rows;
     `most_running` answers share it and `most_waiting` requests wait. `context_tokens` may only shorten the model's own.
+    With `graphs` a GPU's steps of answers alone are captured once and replayed.
     """
 
     backend: Literal["engine"]
@@ -176,6 +178,7 @@ class EngineModel(ModelBase):
     step_tokens: Annotated[int, Field(strict=True, ge=16, le=16_384)] = 256
     speculation: SpeculationConfig = SpeculationConfig()
     attention: AttentionConfig = AttentionConfig()
+    graphs: Flag = True
 
     @model_validator(mode="after")
     def _a_step_holds_everybody(self) -> Self:
@@ -206,6 +209,7 @@ class EngineModel(ModelBase):
             "sinks": self.attention.sinks,
             "marks": self.attention.global_tokens,
             "best_pages": self.attention.best_pages,
+            "graphs": self.graphs,
         }
 
 

@@ -66,6 +66,8 @@ def load(
     engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s, sight))
     if small is not None and engine.options.draft:
         engine.guesses.small = _small(small, path.name, tokenizer, s, context, model.device.type)
+    if s.graphs and model.device.type == "cuda":
+        _capture(engine, model, memory, sight, s)
     _warm(engine)
     return Loaded(engine, tokenizer, template, Compiler(Vocabulary.of(tokenizer)), f"fp_{digest[:12]}")
 
@@ -99,6 +101,16 @@ def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: 
     model = Model(checkpoint, s.compute, device)
     pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), model.dtype))
     return OwnPages(model, Memory(model.shape, pages, model.dtype, model.device))
+
+
+def _capture(engine: Engine, model: Model, memory: Memory, sight: Sight, s: Settings) -> None:
+    """Captured steps, where they can be. Decoding's are captured now, and their kernels compiled."""
+    from .graphs import CudaGraphs, Graphs
+
+    if Graphs.can(memory, sight):
+        graphs = Graphs(model, memory, sight, engine.context, CudaGraphs(), s.step_tokens)
+        graphs.warm(s.most_running)
+        engine.forward.graphs = graphs
 
 
 def _warm(engine: Engine) -> None:

@@ -16,7 +16,8 @@ class Settings:
     `context` may shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best.
     `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
     `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue
-    or a path, is a smaller model of the same vocabulary that guesses too. The last four do change answers: with
+    or a path, is a smaller model of the same vocabulary that guesses too. `graphs`: on a GPU, decoding and verification are
+    captured, which changes how fast they are. The last four do change answers: with
     `window` each token sees only the last so many, the first `sinks`, and all of `marks`, texts of one token each; with
     `best_pages` an answer's tokens see so many pages of 64 tokens.
     """
@@ -32,6 +33,7 @@ class Settings:
     speculation: bool = True
     draft: int = 31
     draft_weights: str | None = None
+    graphs: bool = True
     window: int | None = None
     sinks: int = 0
     marks: tuple[str, ...] = ()
