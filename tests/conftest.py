@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Running, Serve
+from harness import PromptServer, Running, Serve
 from hypothesis import settings
 
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.config import Config
-from trimtab.gateway.server import Server, bind, build, uvicorn_config
+from trimtab.gateway.server import bind, build, uvicorn_config
 
 # Triton decides when it is first imported whether it interprets kernels; without a GPU it can do nothing else.
 if not Path("/dev/nvidiactl").exists():
@@ -41,7 +41,7 @@ def serve(tmp_path: Path) -> Serve:
         gateway = build(made)
         sock = bind("127.0.0.1", 0)
         await gateway.start()
-        server = Server(uvicorn_config(gateway, made))
+        server = PromptServer(uvicorn_config(gateway, made))
         serving = asyncio.ensure_future(server.serve(sockets=[sock]))
         while not server.started:
             await asyncio.sleep(0.005)
@@ -49,7 +49,7 @@ def serve(tmp_path: Path) -> Serve:
             yield Running(gateway, sock.getsockname()[1])
         finally:
             gateway.cut()
-            server.should_exit = True
+            server.end()
             await serving
             await gateway.close()
             sock.close()
