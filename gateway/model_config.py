@@ -165,7 +165,8 @@ class EngineModel(ModelBase):
 
     `kv_mb` is what keys and values of all answers may take, in MiB. A step computes at most `step_tokens` rows;
     `most_running` answers share it and `most_waiting` requests wait. `context_tokens` may only shorten the model's own.
-    With `graphs` a GPU's steps of answers alone are captured once and replayed.
+    With `graphs` a GPU's steps of answers alone are captured once and replayed; with `kv: fp8` it keeps keys and values
+    in 8 bits, which makes answers approximate.
     """
 
     backend: Literal["engine"]
@@ -179,11 +180,18 @@ class EngineModel(ModelBase):
     speculation: SpeculationConfig = SpeculationConfig()
     attention: AttentionConfig = AttentionConfig()
     graphs: Flag = True
+    kv: Literal["fp8"] | None = None  # left out: as the device computes
 
     @model_validator(mode="after")
     def _a_step_holds_everybody(self) -> Self:
         if self.step_tokens <= self.most_running:
             raise ValueError("step_tokens must be more than most_running: each running answer takes one a step")
+        return self
+
+    @model_validator(mode="after")
+    def _pages_are_chosen_by_whole_keys(self) -> Self:
+        if self.kv is not None and self.attention.best_pages is not None:
+            raise ValueError("kv: fp8 and attention.best_pages exclude each other")
         return self
 
     def upstream_name(self, name: str) -> str:
@@ -210,6 +218,7 @@ class EngineModel(ModelBase):
             "marks": self.attention.global_tokens,
             "best_pages": self.attention.best_pages,
             "graphs": self.graphs,
+            "kv": self.kv,
         }
 
 

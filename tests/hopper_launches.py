@@ -24,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 
 from trimtab.kernels import w4a16 as w4a16_file
 from trimtab.kernels.int4_weight import pack_int4
+from trimtab.kernels.kv_scale import page_scales
 from trimtab.kernels.kv_write import write_kv
 from trimtab.kernels.norm import rms_norm
 from trimtab.kernels.sampling import sample
@@ -60,6 +61,8 @@ def kv_calls() -> Iterator[Call]:
     q, k = torch.randn(4, 32, 128).to(BF16), torch.randn(4, 8, 128).to(BF16)
     table, at, norm = torch.randn(9, 64), torch.arange(4), torch.ones(128)
     each = torch.ones(3, 8)
+    for of in (None, norm):
+        yield f"page scales norm={of is not None}", lambda of=of: page_scales(k, k, at, each, each, page=16, k_norm=of)
     for kept, scale in ((BF16, None), (FP8, each), (FP8, each[:1, :1])):
         pages = torch.zeros(3, 8, 16, 128).to(kept)
         for interleaved, of in ((False, norm), (True, None)):

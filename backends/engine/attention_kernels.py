@@ -73,9 +73,11 @@ class Paged(Pages):
 
     def _read(self, q: torch.Tensor, layer: int, chosen: torch.Tensor | None, planned: Placed | None) -> torch.Tensor:
         keys, values = self._memory.keys[layer], self._memory.values[layer]
+        k_scale, v_scale = self._memory.scales_of(layer)
         out: torch.Tensor = paged_attention(
             q, keys, values, self._table, self._starts, self._lengths, scale=self._scale, window=self._window,
             sinks=self._sinks, globals_=self._globals, tree=self._tree, pages_top_k=chosen, plan=planned,
+            k_scale=k_scale, v_scale=v_scale,
         )  # fmt: skip
         return out
 
@@ -113,11 +115,12 @@ class Prompts(Pages):
 
     def attend(self, q: torch.Tensor, layer: int) -> torch.Tensor:
         """As `Paged.attend`."""
+        k_scale, v_scale = self._memory.scales_of(layer)
         out: torch.Tensor = prefill_attention(
             q, None, None, self._starts,
             scale=self._scale, k_pages=self._memory.keys[layer], v_pages=self._memory.values[layer],
             page_table=self._table, prefix_len=self._before, window=self._window, sinks=self._sinks,
-            globals_=self._globals, longest=self._longest,
+            globals_=self._globals, longest=self._longest, k_scale=k_scale, v_scale=v_scale,
         )  # fmt: skip
         return out
 

@@ -130,9 +130,7 @@ class _KeptPart:
         self._held, self._plan, self._memory, self._sight = held, made, memory, sight
         self._tree = held["words"] if size.tree else None
         # Padding is attended by no program: it stays zeros, or what was once computed there.
-        self._out = torch.zeros(
-            (size.rows, heads, memory.values.shape[4]), dtype=memory.values.dtype, device=self._device
-        )
+        self._out = torch.zeros((size.rows, heads, memory.values.shape[4]), dtype=memory.dtype, device=self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -141,10 +139,11 @@ class _KeptPart:
     def attend(self, q: torch.Tensor, layer: int) -> torch.Tensor:
         """As `attention_kernels.Paged.attend`."""
         memory, held, head = self._memory, self._held, q.shape[2]
+        k_scale, v_scale = memory.scales_of(layer)
         out: torch.Tensor = paged_attention(
             q, memory.keys[layer], memory.values[layer], held["table"], held["starts"], held["lengths"],
             scale=head**-0.5, window=self._sight.window or 0, sinks=self._sight.sinks, tree=self._tree,
-            plan=self._placed(head), out=self._out,
+            plan=self._placed(head), out=self._out, k_scale=k_scale, v_scale=v_scale,
         )  # fmt: skip
         return out
 

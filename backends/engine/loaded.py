@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.switch import serves
 from ...protocol.errors import ModelUnavailable, TrimtabError
 from .attention import Sight
 from .checkpoint import open_checkpoint
@@ -23,6 +24,7 @@ from .draft_model_run import OwnPages
 from .engine import Engine, Options
 from .grammar_compile import Compiler, Vocabulary
 from .memory import PAGE, Memory, pages_for
+from .memory_scales import FP8
 from .model import Model
 from .request import Ask, Sampling
 from .schedule import Limits
@@ -30,6 +32,8 @@ from .sequence import Job, Task
 from .settings import Settings
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
+
+_FP8_SINCE = (8, 9)  # compute capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,13 @@ def load(
     tokenizer = Tokenizer(checkpoint.vocabulary)
     template = ChatTemplate(checkpoint.template, tokenizer, now)
     model = Model(checkpoint, s.compute, "cuda" if torch.cuda.is_available() else "cpu")
-    digest = hashlib.sha256(checkpoint.fingerprint() + model.compute.encode()).hexdigest()
+    fp8 = _in_fp8(s, model.device)
+    kept = FP8 if fp8 else model.dtype
+    digest = hashlib.sha256(checkpoint.fingerprint() + model.compute.encode() + (s.kv or "").encode()).hexdigest()
     context = min(s.context or model.shape.context, model.shape.context)
     most = s.most_running * -(-context // PAGE)
-    memory = Memory(model.shape, min(most, pages_for(model.shape, s.kv_mb, model.dtype)), model.dtype, model.device)
+    pages = min(most, pages_for(model.shape, s.kv_mb, kept))
+    memory = Memory(model.shape, pages, model.dtype, model.device, fp8=fp8)
     sight = Sight(s.window, s.sinks, marks(s.marks, tokenizer), s.best_pages)
     engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s, sight))
     if small is not None and engine.options.draft:
@@ -101,6 +108,20 @@ def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: 
     model = Model(checkpoint, s.compute, device)
     pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), model.dtype))
     return OwnPages(model, Memory(model.shape, pages, model.dtype, model.device))
+
+
+def _in_fp8(s: Settings, device: torch.device) -> bool:
+    """Whether keys and values are kept in 8 bits. Raises ModelUnavailable where they cannot be."""
+    if s.kv is None:
+        return False
+    if s.best_pages is not None:
+        raise ModelUnavailable("kv: fp8 and best_pages exclude each other: pages are chosen by keys as they are")
+    able = torch.cuda.get_device_capability(device) >= _FP8_SINCE if device.type == "cuda" else serves(device)
+    if not able:
+        raise ModelUnavailable(
+            "kv: fp8 needs an NVIDIA GPU of compute capability 8.9 or later (Ada, Hopper, Blackwell)"
+        )
+    return True
 
 
 def _capture(engine: Engine, model: Model, memory: Memory, sight: Sight, s: Settings) -> None:

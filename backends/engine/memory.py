@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ...kernels.switch import serves
+from .memory_scales import FP8, Scales
 from .shape import Shape
 
 if TYPE_CHECKING:
@@ -47,15 +48,18 @@ class Memory:
         device: torch.device,
         page: int = PAGE,
         turned: bool | None = None,
+        fp8: bool = False,
     ) -> None:
-        """`turned` None: as the device wants it."""
-        self.page, self.pages = page, pages
+        """`turned` None: as the device wants it. Rows are of `dtype`; with `fp8` they are kept in 8 bits, not turned."""
+        self.page, self.pages, self.dtype = page, pages, dtype
         self.bounds: Bounds | None = None  # kept where pages are chosen by them (attention_quest.py)
-        self.turned = not serves(device) if turned is None else turned
+        self.turned = not (fp8 or serves(device)) if turned is None else turned
         across = (shape.layers, pages + 1, shape.kv_heads)
         keys = (shape.head, page) if self.turned else (page, shape.head)
-        self.keys = _zeros((*across, *keys), dtype, device)
-        self.values = _zeros((*across, page, shape.head), dtype, device)
+        self.scales = Scales(*across, device) if fp8 else None
+        kept = FP8 if fp8 else dtype
+        self.keys = _zeros((*across, *keys), kept, device)
+        self.values = _zeros((*across, page, shape.head), kept, device)
 
     def places(self, slots: Sequence[int]) -> Places:
         """Where new rows go: slot = page * page size + place in it."""
@@ -78,16 +82,25 @@ class Memory:
         self.values[layer].view(-1, head).index_copy_(0, places.values, values.reshape(-1, head))
         self.keys[layer].view(-1).scatter_(0, places.keys, keys.reshape(-1))
 
+    def scales_of(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Of keys and of values, [pages + 1, kv_heads] each; none where these are kept as they are."""
+        return (None, None) if self.scales is None else (self.scales.keys[layer], self.scales.values[layer])
+
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (from, to) each."""
         for there, here in pairs:
             self.keys[:, here] = self.keys[:, there]
             self.values[:, here] = self.values[:, there]
+            if self.scales is not None:
+                self.scales.copy(there, here)
 
     def move(self, slots: Sequence[int], to: Sequence[int]) -> None:
         """Copy single positions from slots to slots. All are read before any is written."""
         a, b = torch.tensor(slots, device=self.keys.device), torch.tensor(to, device=self.keys.device)
         (p, i), (q, j) = (a // self.page, a % self.page), (b // self.page, b % self.page)
+        if self.scales is not None:
+            self.scales.move(self.keys, self.values, (p, i), (q, j))
+            return
         if self.turned:
             self.keys[:, q, :, :, j] = self.keys[:, p, :, :, i]
         else:

@@ -2,7 +2,7 @@
 
     norm, with the residual's sum | products | q/k norm, rotation and the write to pages | attention | SwiGLU
 
-The residual stream has the memory's dtype. Keys are kept as the file's heads have them, not as neighbours. Knows
+The residual stream has the dtype of the memory's rows. Keys are kept as the file's heads have them, not as neighbours. Knows
 tensors; nothing of requests.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...kernels.kv_scale import page_scales
 from ...kernels.kv_write import write_kv
 from ...kernels.norm import rms_norm
 from ...kernels.swiglu import swiglu
@@ -33,7 +34,7 @@ class Fused:
 
     def through(self, x: torch.Tensor, batch: Batch, memory: Memory) -> torch.Tensor:
         """The stream [rows, hidden] behind the last layer, of the memory's dtype. Writes keys and values."""
-        stream = x.to(memory.values.dtype)
+        stream = x.to(memory.dtype)
         added: torch.Tensor | None = None
         for i, layer in enumerate(self._layers):
             normed = self._normed(added, layer.attention_norm, stream)
@@ -55,9 +56,14 @@ class Fused:
             qkv = qkv + layer.bias.to(qkv.dtype)
         qkv = qkv.view(n, s.heads + 2 * s.kv_heads, s.head)
         q, k, v = qkv[:, : s.heads], qkv[:, s.heads : s.heads + s.kv_heads], qkv[:, s.heads + s.kv_heads :]
+        slots = batch.places.values
+        k_scale, v_scale = memory.scales_of(i)
+        if k_scale is not None and v_scale is not None:
+            page_scales(k, v, slots, k_scale, v_scale, page=memory.page, k_norm=layer.k_norm, eps=s.epsilon)
         q = write_kv(
-            q, k, v, memory.keys[i], memory.values[i], batch.places.values, batch.positions, self._cos, self._sin,
+            q, k, v, memory.keys[i], memory.values[i], slots, batch.positions, self._cos, self._sin,
             interleaved=s.rope.interleaved, q_norm=layer.q_norm, k_norm=layer.k_norm, eps=s.epsilon,
+            k_scale=k_scale, v_scale=v_scale,
         )  # fmt: skip
         seen = [part.attend(q[part.row : part.row + part.count], i) for part in batch.parts]
         whole = seen[0] if len(seen) == 1 else torch.cat(seen)

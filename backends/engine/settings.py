@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from .linear import Compute
@@ -17,9 +17,10 @@ class Settings:
     `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
     `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue
     or a path, is a smaller model of the same vocabulary that guesses too. `graphs`: on a GPU, decoding and verification are
-    captured, which changes how fast they are. The last four do change answers: with
-    `window` each token sees only the last so many, the first `sinks`, and all of `marks`, texts of one token each; with
-    `best_pages` an answer's tokens see so many pages of 64 tokens.
+    captured, which changes how fast they are. What follows does change answers: with
+    `kv` "fp8" keys and values are kept in 8 bits, where the device can; with `window` each token sees only the last so
+    many, the first `sinks`, and all of `marks`, texts of one token each; with `best_pages` an answer's tokens see so
+    many pages of 64 tokens.
     """
 
     context: int | None = None
@@ -34,6 +35,7 @@ class Settings:
     draft: int = 31
     draft_weights: str | None = None
     graphs: bool = True
+    kv: Literal["fp8"] | None = None
     window: int | None = None
     sinks: int = 0
     marks: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ def test_what_answers_see_of_their_context_arrives() -> None:
     model = read(attention={"window": 256, "sinks": 4, "global_tokens": ["<|im_start|>"]})
     assert settings(model) == Settings(window=256, sinks=4, marks=("<|im_start|>",))
     assert settings(read(attention={"best_pages": 16})) == Settings(best_pages=16)
+    assert settings(read(kv="fp8")) == Settings(kv="fp8")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,8 @@ def test_what_answers_see_of_their_context_arrives() -> None:
         ({"attention": {"global_tokens": "a"}}, "global_tokens"),
         ({"attention": {"window": 64, "best_pages": 4}}, "exclude"),
         ({"attention": {"best_pages": 1}}, "best_pages"),
+        ({"kv": "fp4"}, "kv"),
+        ({"kv": "fp8", "attention": {"best_pages": 4}}, "exclude"),
         ({"most_running": 300}, "step_tokens must be more"),
         ({"most_running": 16, "step_tokens": 16}, "step_tokens must be more"),
     ],
@@ -74,3 +77,4 @@ def test_how_fast_it_runs_is_not_who_answers() -> None:
     assert read(kv_mb=64, threads=1, graphs=False, speculation={"enabled": False}).epoch == read().epoch
     assert read(attention={"window": 128}).epoch != read().epoch
     assert read(compute="int4").epoch != read().epoch
+    assert read(kv="fp8").epoch != read().epoch
