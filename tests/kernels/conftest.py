@@ -8,10 +8,17 @@ The interpreter computes bfloat16 wrongly and does not round float8 to nearest, 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+Assembled = Callable[..., list[dict[str, Any]]]
 
 torch = pytest.importorskip("torch")
 
@@ -36,6 +43,28 @@ def kernels() -> Iterator[None]:
     interpreter.mend()
     with dispatch.forced("triton"):
         yield
+
+
+@pytest.fixture(scope="session")
+def assembled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Assembled:
+    """What a script of tests/ that compiles kernels for a GPU says of each. Triton keeps what it compiles by source,
+    options and version, in pytest's cache: only what has changed is compiled again."""
+    triton = pytest.importorskip("triton")
+    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
+        pytest.skip("this triton brings no assembler")
+    cache = getattr(request.config, "cache", None)  # none under `-p no:cacheprovider`
+    kept = tmp_path_factory.mktemp("compiled") if cache is None else cache.mkdir("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+    def run(script: str, *words: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).parents[1] / script), *words],
+            env=environment | {"TRITON_CACHE_DIR": str(kept)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
 
 
 @pytest.fixture

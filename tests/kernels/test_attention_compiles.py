@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import hopper
 import pytest
 
-triton = pytest.importorskip("triton")
-
-pytestmark = pytest.mark.timeout(600)  # some 25 seconds of one quiet core
+pytestmark = pytest.mark.timeout(600)  # some 25 seconds of one quiet core where nothing was compiled before
 
 # What one program may have of a multiprocessor's 228 KB.
 SHARED = 232_448
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    if not (Path(triton.__file__).parent / "backends/nvidia/bin/ptxas").exists():
-        pytest.skip("this triton brings no assembler")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
-    done = subprocess.run(
-        [sys.executable, hopper.__file__, "attention"], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+def built(assembled: Callable[..., list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in assembled("hopper.py", "attention")}
 
 
 def test_nothing_is_spilled_and_all_of_it_fits(built: dict[str, dict[str, Any]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ import pytest
 from harness import KEY, Running, Serve, over
 from pydantic import BaseModel
 
+from trimtab.backends.engine.weights import DEFAULT, resolve
 from trimtab.backends.fake_script import TEXT
 from trimtab.backends.fake_server import FakeServer
+from trimtab.protocol.errors import ModelUnavailable
 
 ASK: list[Any] = [{"role": "user", "content": "Where does the small flap sit?"}]
 WEATHER: list[Any] = [
@@ -192,8 +193,10 @@ async def test_langchain(running: Running, upstream: FakeServer) -> None:
 
 
 def cached_weights() -> Path | None:
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "trimtab"
-    return next(iter(sorted(root.rglob("*.gguf"))), None) if root.is_dir() else None
+    try:
+        return resolve(DEFAULT)
+    except ModelUnavailable:
+        return None
 
 
 @pytest.mark.skipif(cached_weights() is None, reason="the default model is not in the cache")
