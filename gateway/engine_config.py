@@ -13,10 +13,14 @@ from .section import Flag, Section
 
 
 class SpeculationConfig(Section):
-    """Guessing ahead, at most `most` tokens, which changes how fast an answer comes and never what it says."""
+    """Guessing ahead, at most `most` tokens, which changes how fast an answer comes and never what it says.
+
+    With a `window` the model guesses too, seeing only its last so many tokens, where the context is much longer.
+    """
 
     enabled: Flag = True
     most: Annotated[int, Field(strict=True, ge=1, le=63)] = 31
+    window: Annotated[int, Field(strict=True, ge=64)] | None = None
 
 
 class AttentionConfig(Section):

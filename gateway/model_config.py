@@ -194,6 +194,12 @@ class EngineModel(ModelBase):
             raise ValueError("kv: fp8 and attention.best_pages exclude each other")
         return self
 
+    @model_validator(mode="after")
+    def _a_glance_sees_less(self) -> Self:
+        if self.speculation.window is not None and (self.attention.window or self.attention.best_pages):
+            raise ValueError("speculation.window has no use beside attention.window or attention.best_pages")
+        return self
+
     def upstream_name(self, name: str) -> str:
         return self.weights
 
@@ -213,6 +219,7 @@ class EngineModel(ModelBase):
             "context": self.context_tokens,
             "speculation": self.speculation.enabled,
             "draft": self.speculation.most,
+            "draft_window": self.speculation.window,
             "window": self.attention.window,
             "sinks": self.attention.sinks,
             "marks": self.attention.global_tokens,

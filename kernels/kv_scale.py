@@ -3,10 +3,10 @@
     scale[page, head] <- 2^ceil(log2(max |x|)) / 2            x: the row whose slot is the page's first
 
 A number of 8 bits (e4m3) has the same relative error from 2^-6 to 448, so a scale only has to be about right: the first
-row's largest number is kept between 1 and 2, and later rows may be 224 times larger, or 64 times smaller, before anything
-is lost. Rows do differ: the values of a text's first token are often a small part of the others'. A page's scale depends on
-nothing but its first token, whatever was computed beside it and in however many pieces; as a power of two it divides
-exactly. Keys are measured normed and before they are turned, which changes a number by a factor of 1.41 at most.
+row's largest number is kept between 1 and 2, and later rows may be 224 times larger, or 64 times smaller, before
+anything is lost. Rows do differ: the values of a text's first token are often a small part of the others'. A page's
+scale depends on nothing but its first token, whatever was computed beside it and in however many pieces; as a power of
+two it divides exactly. Keys are measured normed and before they are turned, which changes a number by 1.41 at most.
 
 Written by a launch of its own, before write_kv.py: rows of one page are written by programs that do not wait for one
 another.

@@ -100,14 +100,24 @@ class Lengths:
             price = seconds / tokens
             self._prices[source] = _PRICE_FADE * self._prices.get(source, price) + (1 - _PRICE_FADE) * price
 
-    def worth(self, record: Record, source: str, kv_tokens: int, share: float = 0.7) -> int:
+    def worth(
+        self,
+        record: Record,
+        source: str,
+        kv_tokens: int,
+        share: float = 0.7,
+        answers: int = 1,
+        unknown: float = 0.0,
+    ) -> int:
         """How many guesses to ask of a drafter that costs, before it has made any; none where they cost more than they
-        save. `share` is how often they come true as long as nothing else is known.
+        save: this answer's keys, and its share of what else a step of so many `answers` takes. As long as nothing else
+        is known they come true with the chance `share`, and take `unknown` seconds each.
 
         One that is not asked cannot prove itself, so it is asked for one again after a rest that doubles each time.
         """
-        alone = self.cost.seconds(1, kv_tokens)
-        price = self._prices.get(source, 0.0) + self.cost.seconds(2, kv_tokens) - alone
+        step, seconds = self.cost.seconds(answers, 0), self.cost.seconds
+        alone = step / answers + seconds(1, kv_tokens) - seconds(1, 0)
+        price = self._prices.get(source, unknown) + seconds(answers + 1, 0) - step
         likely = min(0.95, self.chances.of(record, Draft((0,), (), (share,), source))[0])
         length, path = 0, likely
         while length < self.most and path * alone > price:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from .attention import Sight
 from .batch import Batch, Rows
 from .draft_model import Draw
+from .forward import Pass
 from .memory import Memory
 from .model import Model
 from .pages import PagePool
@@ -48,16 +49,19 @@ class OwnPages:
 
 
 class Glances:
-    """A WindowedModel: the target over the pages that one answer has."""
+    """A WindowedModel: the target over the pages that one answer has, or is given by `room` for so many rows more."""
 
-    def __init__(self, model: Model, memory: Memory, answer: Answer, sight: Sight) -> None:
-        self.window = (sight.window or 0) + sight.sinks
-        self._model, self._memory, self._answer, self._sight = model, memory, answer, sight
+    def __init__(self, over: Pass, answer: Answer, room: Callable[[int], bool]) -> None:
+        self.window = (over.sight.window or 0) + over.sight.sinks
+        self._room, self._over, self._answer = room, over, answer
+
+    def ready(self, rows: int) -> bool:
+        return self._room(rows)
 
     def glance(self, token: int, at: int) -> torch.Tensor:
-        if at >= len(self._answer.pages) * self._memory.page:
+        if at >= len(self._answer.pages) * self._over.memory.page:
             raise MemoryError
-        return _forward(self._model, self._memory, Rows([token], at, self._answer.pages, [0]), self._sight)
+        return self._over.logits([Rows([token], at, self._answer.pages, [0])])
 
 
 def draws_as(answer: Answer) -> Draw:

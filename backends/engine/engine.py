@@ -23,9 +23,9 @@ from ...protocol.errors import Internal, TrimtabError
 from .attention import Sight
 from .attention_quest import Bounds
 from .draft import NOTHING, Draft
-from .draft_model_run import draws_as
+from .draft_model_run import Glances, draws_as
 from .finish import Finish
-from .forward import Forward
+from .forward import Forward, Pass
 from .grammar import Grammar
 from .guess import GIVEN, Guess, Guesses, close
 from .holdings import Holdings
@@ -47,13 +47,15 @@ _MEAN = 0.95  # how much of the mean time of an answer stays when one more is kn
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one engine runs. `draft` tokens are guessed at most (0: no speculation); `prefixes`: pages are reused."""
+    """How one engine runs. `draft` tokens are guessed at most (0: no speculation); `prefixes`: pages are reused. With a
+    `glance` the model guesses too, seeing only that much of a long context."""
 
     limits: Limits = field(default_factory=Limits)
     draft: int = 31
     tree: bool = False
     prefixes: bool = True
     sight: Sight = field(default_factory=Sight)
+    glance: Sight | None = None
 
 
 class Engine:
@@ -83,7 +85,9 @@ class Engine:
             memory.bounds = Bounds(memory)
         self.steps = self.preempted = 0
         self.model, self._tokenizer, self._memory, self._clock = model, tokenizer, memory, clock
-        self.forward = Forward(model, memory, self.options.sight, self._broken)
+        self.forward = Forward(Pass(model, memory, self.options.sight), self._broken)
+        look = self.options.glance
+        self.glance = None if look is None else Pass(model, memory, look)
         self._mean = 1.0  # seconds that an answer takes
         self._said: dict[Job, list[Any]] = {}
 
@@ -164,7 +168,12 @@ class Engine:
         sequence.sampling = replace(task.ask.sampling, seed=task.ask.seed_of(sequence.choice, task.entropy))
         sequence.finish = Finish(Detokenizer(self._tokenizer), task.ask.stops)
         sequence.grammar = None if task.form is None else Grammar(task.form, max(1, sequence.most))
-        sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given, draws_as(sequence))
+        look = None if self.glance is None else Glances(self.glance, sequence, lambda rows: self._spare(sequence, rows))
+        sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given, draws_as(sequence), look)
+
+    def _spare(self, sequence: Sequence, rows: int) -> bool:
+        """Pages for rows that are only guessed at, its own and nobody else's; none where they are scarce."""
+        return self.pool.available > len(self.running) and self._holdings.reserve(sequence, rows)
 
     def _schedule(self) -> list[Turn]:
         """Rows for everyone who is not held up, with their pages; who came last makes room when there are none."""
@@ -185,6 +194,7 @@ class Engine:
         if not self.options.draft:
             return out
         room = guess_room(self.options.limits, len(answers), sum(s.pending for s in prompts))
+        self.guesses.answers = len(answers)
         asked = []
         for i, s in enumerate(answers):
             # The first row of several answers, or of a scored prompt, is nobody's to guess behind.

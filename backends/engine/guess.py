@@ -6,7 +6,7 @@ Off, it makes no drafter and costs nothing. Knows tokens; nothing of models, pag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
@@ -15,9 +15,10 @@ from .draft_best import BestDrafter
 from .draft_chance import Record
 from .draft_given import GivenDrafter
 from .draft_length import Lengths, Want
-from .draft_model import Draw, ModelDrafter, SmallModel
+from .draft_model import Draw, ModelDrafter, SmallModel, Timed, Worth
 from .draft_suffix import SuffixDrafter
 from .draft_trie import AnswerStore, TrieDrafter
+from .draft_window import WindowDrafter, WindowedModel
 
 GIVEN = GivenDrafter.name
 
@@ -37,30 +38,49 @@ class Guesses:
     def __init__(self, most: int, tree: bool = False, now: Callable[[], float] = time.perf_counter) -> None:
         self._most, self._tree, self._now = most, tree, now
         self.small: SmallModel | None = None
-        self._drafting = 0.0  # seconds of this step that the small model took
+        self.answers = 1  # that get a token in the step
+        self._drafting = 0.0  # seconds of this step that drafters with a model took
         self._lengths = Lengths(most)
         self._store = AnswerStore()
 
-    def open(self, tenant: str, prompt: int, given: List[List[int]], draw: Draw | None = None) -> Guess | None:
-        """For an answer that begins behind `prompt` tokens; `draw` is how the target draws its tokens."""
+    def open(
+        self,
+        tenant: str,
+        prompt: int,
+        given: List[List[int]],
+        draw: Draw | None = None,
+        look: WindowedModel | None = None,
+    ) -> Guess | None:
+        """For an answer that begins behind `prompt` tokens; `draw` is how the target draws its tokens, and `look` the
+        target through a window."""
         if not self._most:
             return None
         record, suffix = Record(), SuffixDrafter()
         drafters: list[Drafter] = [GivenDrafter(text, prompt, tree=self._tree) for text in given]
         drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
-        costly = [] if self.small is None or draw is None else [self._modelled(self.small, draw, prompt, record)]
         judge = lambda draft: self._lengths.chances.of(record, draft)  # noqa: E731
+        costly = [] if draw is None else list(self._costly(draw, prompt, record, look))
         return Guess(BestDrafter(drafters, judge, tree=self._tree, costly=costly), suffix, record)
 
-    def _modelled(self, small: SmallModel, draw: Draw, prompt: int, record: Record) -> Drafter:
-        def timed(tokens: int, seconds: float) -> None:
-            self._drafting += seconds
-            self._lengths.timed_draft(ModelDrafter.name, tokens, seconds)
+    def _costly(self, draw: Draw, prompt: int, record: Record, look: WindowedModel | None) -> Iterator[Drafter]:
+        if self.small is not None:
+            yield ModelDrafter(self.small, draw, prompt, *self._prices(record, ModelDrafter.name, 0), self._now)
+        if look is not None:
+            yield WindowDrafter(look, draw, prompt, *self._prices(record, WindowDrafter.name, look.window), self._now)
+
+    def _prices(self, record: Record, name: str, reads: int) -> tuple[Worth, Timed]:
+        """How a drafter with a model asks what its guesses are worth, and tells what they took. Until then one that
+        `reads` the target's own keys is believed to take what a step over so many takes; another, nothing."""
 
         def worth(kv_tokens: int) -> int:
-            return self._lengths.worth(record, ModelDrafter.name, kv_tokens)
+            unknown = self._lengths.cost.seconds(1, reads) if reads else 0.0
+            return self._lengths.worth(record, name, kv_tokens, answers=self.answers, unknown=unknown)
 
-        return ModelDrafter(small, draw, prompt, worth, timed, self._now)
+        def timed(tokens: int, seconds: float) -> None:
+            self._drafting += seconds
+            self._lengths.timed_draft(name, tokens, seconds)
+
+        return worth, timed
 
     def propose(self, guess: Guess, tokens: List[int], room: int) -> Draft:
         """What could follow `tokens`, at most `room` tokens of it."""

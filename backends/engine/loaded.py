@@ -34,6 +34,7 @@ from .template import ChatTemplate
 from .tokenizer import Tokenizer
 
 _FP8_SINCE = (8, 9)  # compute capability
+_SINKS = 4  # first tokens that a glance sees beside its window (arXiv 2309.17453)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def options(s: Settings, sight: Sight) -> Options:
         draft=s.draft if s.speculation else 0,
         prefixes=s.prefixes,
         sight=sight,
+        glance=None if s.draft_window is None or not s.speculation else Sight(s.draft_window, _SINKS),
     )
 
 
@@ -129,9 +131,13 @@ def _capture(engine: Engine, model: Model, memory: Memory, sight: Sight, s: Sett
     from .graphs import CudaGraphs, Graphs
 
     if Graphs.can(memory, sight):
-        graphs = Graphs(model, memory, sight, engine.context, CudaGraphs(), s.step_tokens)
+        capture = CudaGraphs()
+        graphs = Graphs(model, memory, sight, engine.context, capture, s.step_tokens)
         graphs.warm(s.most_running)
-        engine.forward.graphs = graphs
+        engine.forward.over.graphs = graphs
+        if engine.glance is not None:
+            engine.glance.graphs = Graphs(model, memory, engine.glance.sight, engine.context, capture, 1)
+            engine.glance.graphs.warm(1)
 
 
 def _warm(engine: Engine) -> None:

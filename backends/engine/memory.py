@@ -50,7 +50,7 @@ class Memory:
         turned: bool | None = None,
         fp8: bool = False,
     ) -> None:
-        """`turned` None: as the device wants it. Rows are of `dtype`; with `fp8` they are kept in 8 bits, not turned."""
+        """`turned` None: as the device wants it. Rows are of `dtype`; `fp8`: they are kept in 8 bits, not turned."""
         self.page, self.pages, self.dtype = page, pages, dtype
         self.bounds: Bounds | None = None  # kept where pages are chosen by them (attention_quest.py)
         self.turned = not (fp8 or serves(device)) if turned is None else turned

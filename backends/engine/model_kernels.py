@@ -2,8 +2,8 @@
 
     norm, with the residual's sum | products | q/k norm, rotation and the write to pages | attention | SwiGLU
 
-The residual stream has the dtype of the memory's rows. Keys are kept as the file's heads have them, not as neighbours. Knows
-tensors; nothing of requests.
+The residual stream has the dtype of the memory's rows. Keys are kept as the file's heads have them, not as neighbours.
+Knows tensors; nothing of requests.
 """
 
 from __future__ import annotations

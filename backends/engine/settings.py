@@ -16,11 +16,11 @@ class Settings:
     `context` may shorten the model's own; `threads` None: up to four; `compute` None: what this machine does best.
     `kv_mb` is what keys and values of all answers may take, in MiB, and so how much can be answered at a time.
     `speculation` guesses at most `draft` tokens ahead; it changes no answer. `draft_weights`, a name of the catalogue
-    or a path, is a smaller model of the same vocabulary that guesses too. `graphs`: on a GPU, decoding and verification are
-    captured, which changes how fast they are. What follows does change answers: with
-    `kv` "fp8" keys and values are kept in 8 bits, where the device can; with `window` each token sees only the last so
-    many, the first `sinks`, and all of `marks`, texts of one token each; with `best_pages` an answer's tokens see so
-    many pages of 64 tokens.
+    or a path, is a smaller model of the same vocabulary that guesses too; with `draft_window` the model itself does,
+    over long contexts, seeing the last so many tokens. `graphs`: on a GPU, decoding and verification are captured,
+    which changes how fast they are. What follows does change answers: with `kv` "fp8" keys and values are kept in 8
+    bits, where the device can; with `window` each token sees only the last so many, the first `sinks`, and all of
+    `marks`, texts of one token each; with `best_pages` an answer's tokens see so many pages of 64 tokens.
     """
 
     context: int | None = None
@@ -34,6 +34,7 @@ class Settings:
     speculation: bool = True
     draft: int = 31
     draft_weights: str | None = None
+    draft_window: int | None = None
     graphs: bool = True
     kv: Literal["fp8"] | None = None
     window: int | None = None

@@ -157,9 +157,10 @@ class Windowed:
     def __init__(self, tokens, room=10**9):
         self.tokens, self.room = list(tokens), room
 
+    def ready(self, rows):
+        return len(self.tokens) + rows <= self.room
+
     def glance(self, token, at):
-        if at >= self.room:
-            raise MemoryError
         assert at <= len(self.tokens)
         self.tokens[at:] = [token]
         return row(self.tokens[:2] + self.tokens[-2:])

@@ -7,6 +7,7 @@ import pytest
 from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.checkpoint import open_checkpoint
 from trimtab.backends.engine.draft_model_run import Glances
+from trimtab.backends.engine.forward import Pass
 from trimtab.backends.engine.loaded import load
 from trimtab.backends.engine.memory import Memory
 from trimtab.backends.engine.request import Ask, Sampling
@@ -87,12 +88,12 @@ def test_a_glance_sees_what_its_window_leaves(tiny):
         pages = (1, 2)
 
     def last(sight):
-        glances = Glances(model, memory, Answer(), sight)
+        glances = Glances(Pass(model, memory, sight), Answer(), lambda rows: True)
         return [glances.glance(token, at) for at, token in enumerate(PROMPT)][-1]
 
     whole = last(Sight())
     assert last(Sight(window=64)).equal(whole)
     assert not last(Sight(window=4, sinks=1)).equal(whole)
     with pytest.raises(MemoryError):
-        Glances(model, memory, Answer(), Sight()).glance(5, 2 * memory.page)
+        Glances(Pass(model, memory, Sight()), Answer(), lambda rows: True).glance(5, 2 * memory.page)
     assert not engine.busy

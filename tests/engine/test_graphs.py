@@ -220,7 +220,7 @@ def answers(model, tokenizer, capture, asks, pages=40, tree=False, abort=None):
         memory = memory_of(model, pages)
         engine = Engine(model, tokenizer, memory, 100, time.perf_counter, Options(Limits(4, 32, 12), 7, tree))
         if capture is not None:
-            engine.forward.graphs = Graphs(model, memory, Sight(), engine.context, capture)
+            engine.forward.over.graphs = Graphs(model, memory, Sight(), engine.context, capture)
         clients, jobs = [Client() for _ in asks], []
         for i, (ask, client) in enumerate(zip(asks, clients, strict=True)):
             jobs.append(Job([Task(tokenizer.encode(texts[i % 3]), ask)], client))
@@ -291,7 +291,7 @@ def test_a_failed_capture_costs_one_warning(model, usual, loaded, caplog):
     assert [r.message for r in caplog.records] == [
         "steps run without CUDA graphs from now on: one could not be captured: no such device"
     ]
-    assert not engine.forward.graphs._steps
+    assert not engine.forward.over.graphs._steps
 
 
 def test_too_many_sizes_run_as_they_are(model, monkeypatch):

@@ -45,6 +45,7 @@ def test_what_answers_see_of_their_context_arrives() -> None:
     assert settings(model) == Settings(window=256, sinks=4, marks=("<|im_start|>",))
     assert settings(read(attention={"best_pages": 16})) == Settings(best_pages=16)
     assert settings(read(kv="fp8")) == Settings(kv="fp8")
+    assert settings(read(speculation={"window": 512})) == Settings(draft_window=512)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,8 @@ def test_what_answers_see_of_their_context_arrives() -> None:
         ({"attention": {"window": 64, "best_pages": 4}}, "exclude"),
         ({"attention": {"best_pages": 1}}, "best_pages"),
         ({"kv": "fp4"}, "kv"),
+        ({"speculation": {"window": 3}}, "window"),
+        ({"speculation": {"window": 64}, "attention": {"window": 512}}, "no use"),
         ({"kv": "fp8", "attention": {"best_pages": 4}}, "exclude"),
         ({"most_running": 300}, "step_tokens must be more"),
         ({"most_running": 16, "step_tokens": 16}, "step_tokens must be more"),
