@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trimtab.gateway import cli
+from trimtab.gateway import cli, cli_gateway
 from trimtab.gateway.config import Config
 from trimtab.gateway.config_file import load_config
 from trimtab.gateway.listen import open_door
@@ -97,7 +97,7 @@ def test_a_well_known_key_is_refused(
 def test_the_command_is_one_of_ours(service: str) -> None:
     command = [filled(word) for word in SERVICES[service]["command"]]
     args = cli._parser().parse_args(command)
-    assert args.run is cli._serve
+    assert args.run is cli_gateway._serve
     assert (ROOT / "deploy" / args.config.relative_to("/etc/trimtab")).is_file()
     script = SERVICES[service]["entrypoint"][-1]
     assert (ROOT / "deploy" / Path(script).relative_to("/etc/trimtab")).is_file()

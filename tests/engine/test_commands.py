@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from trimtab.gateway import cli
+from trimtab.gateway import cli, cli_engine
 from trimtab.gateway.commands.engine import alone, name_of
 
 
@@ -13,7 +13,7 @@ def test_the_engine_alone_has_nothing_between_a_request_and_the_model():
     args = cli._parser().parse_args(
         ["engine", "serve", "model.gguf", "--port", "0", "--kv-mb", "64", "--compute", "float32", "--no-speculation"]
     )
-    assert args.run is cli._engine_serve
+    assert args.run is cli_engine._engine_serve
     config = alone(args, {"HOME": "/nowhere"})
     [(name, model)] = config.models.items()
     assert (name, model.weights, model.kv_mb, model.compute) == ("model", "model.gguf", 64, "float32")
