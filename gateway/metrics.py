@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter as Counter_
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ..cache.store import Held
 from ..protocol.exchange import Receipt, ReceiptLine, Routed
 from ..routing.shape_effect import Effects
+from .metrics_reasons import reason_class
 from .slots import Slots
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -31,53 +32,48 @@ _QUANTILES = ("p50", "p90", "p99", "p999")
 _SMALLER = frozenset(("prune", "compress"))
 _SKIPPED = frozenset(("left alone", "left out", "undone"))
 
-# What stands in a reason, and the class that it is counted under: reasons hold figures, labels must not.
-_CLASSES = (
-    ("nothing to gain", "nothing to gain"),
-    ("too short for the provider", "provider cache"),
-    ("the provider", "provider cache"),
-    ("floor", "floor"),
-    ("longer than", "out of time"),
-    ("no time", "out of time"),
-    ("too slow", "out of time"),
-    ("every compression thread", "busy"),
-    ("shutting down", "busy"),
-    ("cannot be", "unreadable"),
-    ("wait", "not worth the wait"),
-    ("no embedder", "no embedder"),
-    ("not want", "switched off"),
-    ("asked for it", "switched off"),
-    ("no documents", "no documents"),
-    ("failed with", "failed"),
-)
-
-
-@lru_cache(256)
-def reason_class(reason: str | None) -> str:
-    """One of a few words for why a stage did nothing."""
-    return next((name for sign, name in _CLASSES if sign in (reason or "")), "other")
-
 
 class Metrics:
     """One registry a gateway; tests and embedded uses do not share global state."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._told: Counter_[str] = Counter_()  # how far counts that others keep are in their metrics
+        self._of_requests()
+        self._of_compression()
+        self._of_the_cache()
+        self._of_lengths()
+        self._of_routes()
+        self._of_queues()
+        self._of_the_process()
 
-        def counter(name: str, doc: str, *labels: str) -> Callable[..., Any]:
-            return cache(Counter(name, doc, labels, registry=self.registry).labels)
-
-        def histogram(name: str, doc: str, buckets: tuple[float, ...], *labels: str) -> Callable[..., Any]:
-            return cache(Histogram(name, doc, labels, buckets=buckets, registry=self.registry).labels)
-
-        self._requests = counter(
+    def _of_requests(self) -> None:
+        self._requests = self._counter(
             "trimtab_requests", "Requests admitted.", "tenant", "model", "kind", "outcome", "status"
         )
-        self._tokens = counter("trimtab_tokens", "Tokens, as settled.", "tenant", "model", "direction")
-        self._spend = counter("trimtab_spend_usd", "Money spent, as settled.", "tenant", "model")
-        self._saved = counter("trimtab_saved_usd", "Money saved net of its cost.", "tenant", "model")
-        self._removed = counter("trimtab_compression_tokens_saved", "Tokens taken out of prompts (estimates).", "stage")
-        self._skipped = counter(
+        self._tokens = self._counter("trimtab_tokens", "Tokens, as settled.", "tenant", "model", "direction")
+        self._spend = self._counter("trimtab_spend_usd", "Money spent, as settled.", "tenant", "model")
+        self._saved = self._counter("trimtab_saved_usd", "Money saved net of its cost.", "tenant", "model")
+        self._rejected = self._counter("trimtab_rejected", "Requests refused before any work.", "code")
+        self._attempts = self._counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
+        self._duration = self._histogram(
+            "trimtab_request_seconds", "From arrival to the last byte.", _SECONDS, "model", "kind"
+        )
+        self._first = self._histogram(
+            "trimtab_first_byte_seconds", "From arrival to the first byte.", _SECONDS, "model"
+        )
+        self._overhead = Histogram(
+            "trimtab_overhead_seconds",
+            "Time in the gateway before the upstream's.",
+            buckets=_OVERHEAD,
+            registry=self.registry,
+        )
+
+    def _of_compression(self) -> None:
+        self._removed = self._counter(
+            "trimtab_compression_tokens_saved", "Tokens taken out of prompts (estimates).", "stage"
+        )
+        self._skipped = self._counter(
             "trimtab_compression_skipped",
             "Requests that a stage left as they were, other than for being small.",
             "stage",
@@ -88,10 +84,17 @@ class Metrics:
             "Rewritings that were not provably the same, so that the original went.",
             registry=self.registry,
         )
-        self._recalled = counter("trimtab_cache_lookups", "What the cache found, by request.", "tenant", "outcome")
-        self._verdicts = counter("trimtab_cache_verdicts", "What callers said of its answers.", "tenant", "verdict")
-        self._stored = counter("trimtab_cache_store_events", "What went wrong in its store, or was let go.", "event")
-        self._told: Counter_[str] = Counter_()  # how far the store's own counts are in the metric
+
+    def _of_the_cache(self) -> None:
+        self._recalled = self._counter(
+            "trimtab_cache_lookups", "What the cache found, by request.", "tenant", "outcome"
+        )
+        self._verdicts = self._counter(
+            "trimtab_cache_verdicts", "What callers said of its answers.", "tenant", "verdict"
+        )
+        self._stored = self._counter(
+            "trimtab_cache_store_events", "What went wrong in its store, or was let go.", "event"
+        )
         self.cache_store_up = Gauge(
             "trimtab_cache_store_up",
             "1 while the cache's store answers.",
@@ -100,29 +103,17 @@ class Metrics:
         )
         self._entries = self._gauge("trimtab_cache_entries", "Answers kept in this process.", "tenant")
         self._bytes = self._gauge("trimtab_cache_bytes", "Bytes of answers kept in this process.", "tenant")
-        self._foreseen = counter(
+
+    def _of_lengths(self) -> None:
+        self._foreseen = self._counter(
             "trimtab_length_forecasts",
             "Answers that ended by themselves, by the lowest quantile that was at least as long.",
             "model",
             "within",
         )
-        self._planned = counter(
+        self._planned = self._counter(
             "trimtab_length_plans", "What was asked of a model about its answer's length.", "model", "what"
         )
-        self._routes = counter(
-            "trimtab_route_decisions", "Which side of a pair was chosen, and what decided.", "tenant", "side", "why"
-        )
-        self._fell_back = counter(
-            "trimtab_route_fallbacks", "Requests that another model answered than the one chosen.", "tenant", "chosen"
-        )
-        self._large = self._gauge("trimtab_route_large_share", "The large model's part of late.", "tenant", "route")
-        self._drifts = self._gauge("trimtab_route_drift", "1 while the drift alarm rings.", "tenant", "route")
-        self._route_audits = counter("trimtab_route_audits", "What both models' answers were found to be.", "result")
-        self._route_words = counter("trimtab_route_words", "What was said of routed answers, or told of them.", "word")
-        self._waited = histogram("trimtab_queue_wait_seconds", "Waiting for a model's slot.", _SECONDS, "model")
-        self._unplaced = counter("trimtab_queue_unserved", "Who waited for a slot and got none.", "model", "why")
-        self._depth = self._gauge("trimtab_queue_depth", "Requests that wait for a model's slot.", "model")
-        self._busy = self._gauge("trimtab_queue_busy", "Slots of a model that are taken.", "model")
         self._arms = self._gauge("trimtab_hint_answers", "Answers with a hint, and held out.", "tenant", "style", "arm")
         self._arm_tokens = self._gauge("trimtab_hint_tokens", "Their tokens.", "tenant", "style", "arm")
         self._arm_verdicts = self._gauge(
@@ -135,18 +126,30 @@ class Metrics:
             "style",
             "bound",
         )
-        self._rejected = counter("trimtab_rejected", "Requests refused before any work.", "code")
-        self._attempts = counter("trimtab_upstream_attempts", "Calls of upstreams beyond the first.", "model")
-        self._duration = histogram(
-            "trimtab_request_seconds", "From arrival to the last byte.", _SECONDS, "model", "kind"
+
+    def _of_routes(self) -> None:
+        self._routes = self._counter(
+            "trimtab_route_decisions", "Which side of a pair was chosen, and what decided.", "tenant", "side", "why"
         )
-        self._first = histogram("trimtab_first_byte_seconds", "From arrival to the first byte.", _SECONDS, "model")
-        self._overhead = Histogram(
-            "trimtab_overhead_seconds",
-            "Time in the gateway before the upstream's.",
-            buckets=_OVERHEAD,
-            registry=self.registry,
+        self._fell_back = self._counter(
+            "trimtab_route_fallbacks", "Requests that another model answered than the one chosen.", "tenant", "chosen"
         )
+        self._large = self._gauge("trimtab_route_large_share", "The large model's part of late.", "tenant", "route")
+        self._drifts = self._gauge("trimtab_route_drift", "1 while the drift alarm rings.", "tenant", "route")
+        self._route_audits = self._counter(
+            "trimtab_route_audits", "What both models' answers were found to be.", "result"
+        )
+        self._route_words = self._counter(
+            "trimtab_route_words", "What was said of routed answers, or told of them.", "word"
+        )
+
+    def _of_queues(self) -> None:
+        self._waited = self._histogram("trimtab_queue_wait_seconds", "Waiting for a model's slot.", _SECONDS, "model")
+        self._unplaced = self._counter("trimtab_queue_unserved", "Who waited for a slot and got none.", "model", "why")
+        self._depth = self._gauge("trimtab_queue_depth", "Requests that wait for a model's slot.", "model")
+        self._busy = self._gauge("trimtab_queue_busy", "Slots of a model that are taken.", "model")
+
+    def _of_the_process(self) -> None:
         self.in_flight = Gauge(
             "trimtab_in_flight_requests",
             "Requests being answered.",
@@ -173,6 +176,12 @@ class Metrics:
                 registry=self.registry,
             ).labels
         )
+
+    def _counter(self, name: str, doc: str, *labels: str) -> Callable[..., Any]:
+        return cache(Counter(name, doc, labels, registry=self.registry).labels)
+
+    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...], *labels: str) -> Callable[..., Any]:
+        return cache(Histogram(name, doc, labels, buckets=buckets, registry=self.registry).labels)
 
     def _gauge(self, name: str, doc: str, *labels: str) -> Callable[..., Any]:
         """One whose workers' values are added up."""

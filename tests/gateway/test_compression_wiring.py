@@ -17,7 +17,7 @@ from trimtab.backends.fake_server import FakeServer
 from trimtab.compression.policy import CompressionPolicy
 from trimtab.gateway.catalogue import Catalogue, Served
 from trimtab.gateway.config import Config
-from trimtab.gateway.metrics import reason_class
+from trimtab.gateway.metrics_reasons import reason_class
 from trimtab.gateway.settle import Settle
 from trimtab.gateway.stages import Stages
 from trimtab.gateway.summarise import summariser
