@@ -8,18 +8,16 @@ no evidence, unless a judge is asked.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from ..protocol.errors import TrimtabError
 from ..protocol.exchange import Exchange
 from .entry import Entry
+from .errands import Errands
 from .key import Place
 from .policy import CachePolicy
 from .recording import Recorded
@@ -28,7 +26,6 @@ from .store import Store
 
 log = logging.getLogger("trimtab.cache")
 
-MOST = 8  # audits at once; more are let go, which only makes evidence slower
 BARRED_S = 24 * 3600.0
 _KEPT_S = 10.0
 
@@ -76,56 +73,35 @@ class Auditor:
         embedder: Callable[[], Embedder | None],
         afterwards: Callable[[float], Awaitable[None]],
     ) -> None:
-        self.counts: Counter[str] = Counter()
+        self._errands = Errands("an audit of the cache", log)
+        self.counts = self._errands.counts
         self._store = store
         self._asker = asker
         self._tell = tell
         self._embedder = embedder
         self._afterwards = afterwards
-        self._running: set[asyncio.Task[None]] = set()
 
     def again(self, audit: Audit) -> None:
-        self._start(self._again(audit))
+        self._errands.begin(self._audited(audit, None))
 
     def beside(self, audit: Audit, recorded: Recorded) -> None:
-        self._start(self._judge(audit, recorded))
+        self._errands.begin(self._audited(audit, recorded))
 
     async def close(self) -> None:
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._errands.close()
 
     async def idle(self) -> None:
         """Wait until every audit that has begun is over."""
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
+        await self._errands.idle()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._running) >= MOST:
-            self.counts["let go"] += 1
-            work.close()
-            return
-        task = asyncio.ensure_future(self._guarded(work))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-            await self._afterwards(_KEPT_S)
-        except TrimtabError as e:
-            self.counts["failed"] += 1
-            log.info("an audit of the cache failed: %s", e.code)
-        except Exception:
-            self.counts["failed"] += 1
-            log.exception("an audit of the cache failed")
-
-    async def _again(self, audit: Audit) -> None:
-        recorded = await self._asker.again(audit.exchange)
-        if recorded is None:
+    async def _audited(self, audit: Audit, recorded: Recorded | None) -> None:
+        """By what the model has `recorded`, or is asked for anew."""
+        new = recorded or await self._asker.again(audit.exchange)
+        if new is None:
             self.counts["not allowed"] += 1
-            return
-        await self._judge(audit, recorded)
+        else:
+            await self._judge(audit, new)
+        await self._afterwards(_KEPT_S)
 
     async def _judge(self, audit: Audit, recorded: Recorded) -> None:
         entry = audit.entry

@@ -9,16 +9,14 @@ floors.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from ..cache.errands import Errands
 from ..cache.recording import Recorded, of_stream, unfit
 from ..cache.said import compare, said
 from ..protocol.embedded import asked
-from ..protocol.errors import TrimtabError
 from ..routing.asking import Decision
 from ..routing.recorder import Heard
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from .auditing import Auditing
 
 log = logging.getLogger("trimtab.routing")
-
-MOST = 8  # audits at once; more are let go, whichever they are
 
 Good = dict[str, bool]
 
@@ -43,47 +39,36 @@ class RouteAudits:
         tell: Callable[[Decision, Good], Awaitable[None]],
         toss: Callable[[], float],
     ) -> None:
-        self.counts: Counter[str] = Counter()
+        self._errands = Errands("an audit of the router", log)
+        self.counts = self._errands.counts
         self._auditing = auditing
         self._embedder = embedder
         self._tell = tell
         self._toss = toss
-        self._running: set[asyncio.Task[None]] = set()
 
     def begin(self, decision: Decision) -> None:
         """Audit an answer that has gone out. Never waits."""
-        if len(self._running) >= MOST:
-            self.counts["let go"] += 1
-            return
-        task = asyncio.ensure_future(self._guarded(decision))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._errands.begin(self._audited(decision))
+
+    @property
+    def busy(self) -> bool:
+        return self._errands.busy
 
     async def close(self) -> None:
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._errands.close()
 
     async def idle(self) -> None:
         """Wait until every audit that has begun is over."""
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
+        await self._errands.idle()
 
-    async def _guarded(self, decision: Decision) -> None:
-        try:
-            good = await self._audit(decision)
-            if good is None:
-                self.counts["not allowed"] += 1
-                return
-            small, large = decision.asking.names
-            self.counts[_KINDS[good[small], good[large]]] += 1
-            await self._tell(decision, good)
-        except TrimtabError as e:
-            self.counts["failed"] += 1
-            log.info("an audit of the router failed: %s", e.code)
-        except Exception:
-            self.counts["failed"] += 1
-            log.exception("an audit of the router failed")
+    async def _audited(self, decision: Decision) -> None:
+        good = await self._audit(decision)
+        if good is None:
+            self.counts["not allowed"] += 1
+            return
+        small, large = decision.asking.names
+        self.counts[_KINDS[good[small], good[large]]] += 1
+        await self._tell(decision, good)
 
     async def _audit(self, decision: Decision) -> Good | None:
         heard: Heard = decision.whole

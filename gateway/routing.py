@@ -122,7 +122,7 @@ class Routing:
 
     async def idle(self) -> None:
         """Wait until everything that was begun behind requests' backs is over."""
-        while self._chores or self.audits._running:
+        while self._chores or self.audits.busy:
             await asyncio.gather(*self._chores, return_exceptions=True)
             await self.audits.idle()
 
