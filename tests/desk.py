@@ -85,7 +85,7 @@ async def prove(desk: Desk, count: int = 80, first: int = 0) -> None:
     """So many different requests, each answered by both models."""
     for at in range(first, first + count):
         await desk.ask(problem(at))
-    await desk.running.gateway.routing.idle()
+    await desk.running.idle()
 
 
 def calls(upstream: FakeServer, model: str) -> int:

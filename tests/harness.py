@@ -44,6 +44,11 @@ class Running:
                 await asyncio.sleep(0.005)
             await asyncio.to_thread(self.gateway.ledger.flush)
 
+    async def idle(self) -> None:
+        """And until what requests began behind their backs is over: a client has its answer before an audit begins."""
+        await self.settled()
+        await self.gateway.routing.idle()
+
 
 class PromptServer(Server):
     """The server, which ends when it is told to: uvicorn looks ten times a second whether it is, and then waits a tenth

@@ -85,7 +85,7 @@ async def test_a_floor_is_borne_by_audits_of_ones_own_and_not_before(
     async with serve(config) as running:
         desk, other = Desk(running, session), Desk(running, session, OTHER_KEY)
         assert await desk.ask(problem(0)) == "large"
-        await running.gateway.routing.idle()
+        await running.idle()
         assert await desk.ask(problem(1)) == "large"
         assert "of 60 audits" in (await desk.line())["reason"]
         await prove(desk)
@@ -109,19 +109,19 @@ async def test_a_floor_is_borne_by_audits_of_ones_own_and_not_before(
     async with serve(config) as running:
         desk, other = Desk(running, session), Desk(running, session, OTHER_KEY)
         await desk.ask(problem(6))
-        await running.gateway.routing.idle()
+        await running.idle()
         await desk.ask(problem(7))
-        await running.gateway.routing.idle()
+        await running.idle()
         assert await desk.ask(problem(8)) == "small"
         await other.ask(problem(6))
-        await running.gateway.routing.idle()
+        await running.idle()
         assert await other.ask(problem(7)) == "large"
     # Another large model: nothing is proven of it.
     config["models"]["large"]["model"] = "larger"
     async with serve(config) as running:
         desk = Desk(running, session)
         await desk.ask(problem(6))
-        await running.gateway.routing.idle()
+        await running.idle()
         assert await desk.ask(problem(9)) == "large"
         assert "of 60 audits" in (await desk.line())["reason"]
 
@@ -160,10 +160,10 @@ async def test_streams_are_audited_and_tools_are_not(
     async with serve(routed(upstream, floor=0.9, audit=1.0)) as running:
         desk = Desk(running, session)
         await desk.ask(problem(0), stream=True)
-        await running.gateway.routing.idle()
+        await running.idle()
         assert running.gateway.routing.audits.counts == {"both good": 1}
         await desk.ask(problem(1), tools=[{"type": "function", "function": {"name": "f"}}])
-        await running.gateway.routing.idle()
+        await running.idle()
         assert running.gateway.routing.audits.counts == {"both good": 1}
         assert (await desk.line())["reason"] == "floor: requests with tools are not audited"
 
@@ -178,7 +178,7 @@ async def test_audits_are_the_tenants_own_requests_within_its_limits(
         desk = Desk(running, session)
         for at in range(2):
             await desk.ask(problem(at))
-            await running.gateway.routing.idle()
+            await running.idle()
         assert running.gateway.routing.audits.counts == {"both good": 1, "not allowed": 1}
         await running.settled()
         async with session.get(f"{running.base_url}/usage", headers=desk.head) as response:
@@ -418,7 +418,7 @@ async def test_the_books_may_be_away(serve: Serve, upstream: FakeServer, session
         desk = Desk(running, session)
         for at in range(3):
             assert await desk.ask(problem(at)) == "large"
-            await running.gateway.routing.idle()
+            await running.idle()
         assert "of 60 audits" in (await desk.line())["reason"]
         del books.tallies, books.tally
 
@@ -571,12 +571,12 @@ async def test_a_reload_changes_the_policy_and_keeps_what_is_known(
         assert await desk.ask(problem(5)) == "small"
         await reload(floor=0.999, **PATIENT)
         await desk.ask(problem(6))
-        await running.gateway.routing.idle()
+        await running.idle()
         assert await desk.ask(problem(7)) == "large"
         assert "do not bear a floor of 0.999" in (await desk.line())["reason"]
         await reload(floor=0.8, **PATIENT)
         await desk.ask(problem(6))
-        await running.gateway.routing.idle()
+        await running.idle()
         assert await desk.ask(problem(7)) == "small"
         await reload(large_only=True)
         assert await desk.ask(problem(7)) == "large"

@@ -203,15 +203,15 @@ async def test_replicas_that_share_a_store_share_what_was_proven(
         async with serve(config) as one:
             for number in range(80):
                 await asked(session, one.base_url, question(number)[0])
-            await one.gateway.routing.idle()
+            await one.idle()
             assert (await asked(session, one.base_url, question(90)[0]))[0] == "cheap"
         async with serve(other) as two:
             await asked(session, two.base_url, question(91)[0])
-            await two.gateway.routing.idle()
+            await two.idle()
             standing = two.gateway.routing.stage.router.standings.all()[0]
             await until(lambda: len(standing.audits) > 60)
             await asked(session, two.base_url, question(92)[0])
-            await two.gateway.routing.idle()
+            await two.idle()
             assert (await asked(session, two.base_url, question(93)[0]))[0] == "cheap"
 
 
