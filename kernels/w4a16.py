@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, require_floats, tl, tuned, use_triton
+from .dispatch import blocks, jit, multiprocessors, on, require, tl, tuned, use_triton
 from .int4_weight import SPAN, Int4Weight, dense
+from .packed_product import check_product, product_blocks
 from .split_k import add_parts, splits_for
 
 _SYMMETRIC, _ZEROS, _OFFSETS = 0, 1, 2
@@ -205,18 +206,8 @@ def _choice(x: torch.Tensor, weight: Int4Weight, invariant: bool) -> dict[str, i
     """The shape of the launch. Without a table: as wide as the rows, and split until the chip is full."""
     rows = 1 if invariant else x.shape[0]
     spans = weight.codes.shape[0]
-    plain = x.dtype == torch.float32  # no tensor core takes it: small tiles, or registers spill
-    wide = 16 if plain else min(max(power_of_two(rows), 16), 128)
-    defaults = {
-        "BLOCK_M": wide,
-        "BLOCK_N": 64 if wide < 64 else 128,
-        "SCALE_FIRST": int(wide >= 64),
-        "ASM": int(x.is_cuda),
-        "DENSE_FROM": 1024,
-        "SPLITS": 0,
-        "num_warps": 4 if wide < 128 else 8,
-        "num_stages": 2 if plain else 4,
-    }
+    first = product_blocks(x, rows)
+    defaults = {**first, "SCALE_FIRST": int(first["BLOCK_M"] >= 64), "ASM": int(x.is_cuda), "DENSE_FROM": 1024}
     sizes = {"rows": rows, "out": weight.rows, "columns": weight.columns, "group": weight.group, "bits": 8 * x.itemsize}
     choice = tuned("w4a16", x.device, defaults, **sizes)
     if not choice["SPLITS"]:
@@ -337,11 +328,7 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _check(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
-    require_floats("x", x)
-    require_floats("bias", bias)
-    require(x.ndim == 2, "x", "must be [rows, in]")
-    require(x.shape[1] == weight.columns, "x", f"must have the weight's {weight.columns} columns, not {x.shape[1]}")
-    require(x.stride(1) == 1, "x", "columns must be contiguous")
+    check_product(x, weight.rows, weight.columns, bias, out)
     require(weight.codes.device == x.device, "weight", "must be on x's device")
     groups = (weight.codes.shape[0] * SPAN // weight.group, weight.rows)
     require(weight.codes.dtype == torch.int16 and weight.codes.is_contiguous(), "weight", "codes must be as packed")
@@ -349,9 +336,3 @@ def _check(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, out: 
         if held is not None:
             fits = held.shape == groups and held.device == x.device and held.is_contiguous()
             require(fits, "weight", "scales, zeros and offsets must be [groups, out], contiguous, on x's device")
-    if bias is not None:
-        require(bias.shape == (weight.rows,) and bias.device == x.device, "bias", "must be [out], on x's device")
-        require(bias.is_contiguous(), "bias", "must be contiguous")
-    if out is not None:
-        require(out.shape == (x.shape[0], weight.rows) and out.dtype == x.dtype, "out", "must be [rows, out] like x")
-        require(out.device == x.device and out.stride(1) == 1, "out", "must be on x's device, columns contiguous")

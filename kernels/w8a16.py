@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .dispatch import blocks, jit, multiprocessors, on, power_of_two, require, require_floats, tl, tuned, use_triton
+from .dispatch import blocks, jit, multiprocessors, on, require, tl, tuned, use_triton
+from .packed_product import check_product, product_blocks
 from .split_k import add_parts, splits_for
 
 _STEP = 128  # columns a step of the kernel reads, where groups are not smaller
@@ -164,16 +165,9 @@ def w8a16(
 
 
 def _choice(x: torch.Tensor, n: int, steps: int, rows: int) -> dict[str, int]:
-    plain = x.dtype == torch.float32  # no tensor core takes it: small tiles, or registers spill
-    wide = 16 if plain else min(max(power_of_two(rows), 16), 128)
-    defaults = {
-        "BLOCK_M": wide,
-        "BLOCK_N": 64 if wide < 64 else 128,
-        "SPLITS": 0,
-        "num_warps": 4 if wide < 128 else 8,
-        "num_stages": 2 if plain else 4,
-    }
-    choice = tuned("w8a16", x.device, defaults, rows=rows, out=n, columns=x.shape[1], bits=8 * x.itemsize)
+    choice = tuned(
+        "w8a16", x.device, product_blocks(x, rows), rows=rows, out=n, columns=x.shape[1], bits=8 * x.itemsize
+    )
     if not choice["SPLITS"]:
         tiles = blocks(rows, choice["BLOCK_M"]) * blocks(n, choice["BLOCK_N"])
         choice["SPLITS"] = splits_for(tiles, steps, multiprocessors(x.device))
@@ -182,20 +176,10 @@ def _choice(x: torch.Tensor, n: int, steps: int, rows: int) -> dict[str, int]:
 
 def _check(x: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
     rows, columns = weight.codes.shape
-    require_floats("x", x)
-    require_floats("bias", bias)
-    require(x.ndim == 2, "x", "must be [rows, in]")
-    require(x.shape[1] == columns, "x", f"must have the weight's {columns} columns, not {x.shape[1]}")
-    require(x.stride(1) == 1, "x", "columns must be contiguous")
+    check_product(x, rows, columns, bias, out)
     groups = blocks(columns, weight.group) if weight.group else 1
     require(weight.scales.shape == (groups, rows), "weight", "scales must be [groups, out]")
     require(weight.codes.dtype == torch.int8, "weight", "codes must be int8")
     alike = weight.codes.device == weight.scales.device == x.device
     require(alike, "weight", "must be on x's device")
     require(weight.codes.is_contiguous() and weight.scales.is_contiguous(), "weight", "must be contiguous")
-    if bias is not None:
-        require(bias.shape == (rows,) and bias.device == x.device, "bias", "must be [out], on x's device")
-        require(bias.is_contiguous(), "bias", "must be contiguous")
-    if out is not None:
-        require(out.shape == (x.shape[0], rows) and out.dtype == x.dtype, "out", "must be [rows, out] like x")
-        require(out.device == x.device and out.stride(1) == 1, "out", "must be on x's device, columns contiguous")
