@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from .attention import Bags, Sight, Span, Tile, in_tile
+from .attention_native import Plan
 from .attention_quest import Chosen, Noting
-from .memory import Memory
+from .memory import Memory, Places
 
 _UNLIKE = 2  # sequences share their bags while the longest has at most so many times the shortest one's pages
 
@@ -45,35 +47,51 @@ class Part(Protocol):
 
 class Batch:
     """`tokens`, `positions` int64 [rows]; `wanted` int64, the rows whose logits are computed, in the order of the
-    sequences given; `parts` cover all rows in order."""
+    sequences given. How rows attend is laid out when it is asked for: `parts`, which cover all rows in order, and
+    `places`; or one `plan`."""
 
     def __init__(self, sequences: Sequence[Rows], memory: Memory, heads: int, sight: Sight, tiles: bool) -> None:
-        groups = _grouped(sequences, memory, heads, sight, tiles)
-        order = [i for group in groups for i in group.members]
+        self._groups = _grouped(sequences, memory, heads, sight, tiles)
+        order = [i for group in self._groups for i in group.members]
         spans: dict[int, Span] = {}
         row = 0
         for i in order:
             s = sequences[i]
             spans[i] = Span(row, len(s.tokens), s.before, s.pages, s.paths, s.marked, s.exact)
             row += len(s.tokens)
-        self.parts: list[Part] = [
-            group.form([spans[i] for i in group.members], memory, heads, sight) for group in groups
-        ]
-        if sight.best is not None:
-            self.parts.insert(0, Noting(list(spans.values()), memory))
         device = memory.values.device
-        ordered = [sequences[i] for i in order]
+        self._ordered = [sequences[i] for i in order]
+        self.spans, self._memory, self._heads, self.sight = spans, memory, heads, sight
         self.rows = row
-        self.tokens = torch.tensor([t for s in ordered for t in s.tokens], device=device)
+        self.tokens = torch.tensor([t for s in self._ordered for t in s.tokens], device=device)
         self.positions = torch.tensor([p for i in order for p in spans[i].positions()], device=device)
         self.wanted = torch.tensor(
             [spans[i].row + w for i, s in enumerate(sequences) for w in s.wanted], dtype=torch.int64, device=device
         )
-        page = memory.page
-        slots = [
-            s.pages[n // page] * page + n % page for s in ordered for n in range(s.before, s.before + len(s.tokens))
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        memory, heads, sight = self._memory, self._heads, self.sight
+        parts = [group.form([self.spans[i] for i in group.members], memory, heads, sight) for group in self._groups]
+        return parts if sight.best is None else [Noting(list(self.spans.values()), memory), *parts]
+
+    @cached_property
+    def places(self) -> Places:
+        return self._memory.places(self.slots)
+
+    @property
+    def slots(self) -> list[int]:
+        """Where each row's keys and values go: page * page size + place in it."""
+        page = self._memory.page
+        return [
+            s.pages[n // page] * page + n % page
+            for s in self._ordered
+            for n in range(s.before, s.before + len(s.tokens))
         ]
-        self.places = memory.places(slots)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.of(list(self.spans.values()), self._memory.page, self.sight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,18 +18,22 @@ for every count of rows, and each form keeps the rule in its own way:
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...kernels.switch import serves
+from ...kernels.switch import mode, serves
 from .blocks import Floats
 from .checkpoint import FourBits
 from .packed_int4 import packed_product
+
+if TYPE_CHECKING:
+    from .linear_native import Blocks
 
 Compute = Literal["int8", "bfloat16", "float32", "int4"]
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -69,13 +73,35 @@ class Linear:
     """y = x Wᵀ for one matrix, or several of the same input stacked. `y` has the dtype of `x`, rows first."""
 
     def __init__(self, source: Source, names: tuple[str, ...], compute: Compute, device: torch.device) -> None:
-        self._product = _packed(source, names, device) if compute == "int4" else None
-        if self._product is None:
-            self._product = _made((source.floats(name) for name in names), compute, device)
+        product = _packed(source, names, device) if compute == "int4" else None
+        if product is None and compute == "int8" and native(device):
+            product = _native(source, names)
+        self._product = product or _made((source.floats(name) for name in names), compute, device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        assert self._product is not None
         return self._product(x).to(x.dtype)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """The weights as native functions read them; None where the product is another's."""
+        from .native import BlockProduct
+
+        return self._product.blocks if isinstance(self._product, BlockProduct) else None
+
+
+def native(device: torch.device) -> bool:
+    """Whether products are our own native functions: on CPUs with VNNI in vectors of 512 bits."""
+    usual = device.type == "cpu" and mode() == "" and importlib.util.find_spec("llvmlite") is not None
+    return usual and torch.cpu._is_vnni_supported()
+
+
+def _native(source: Source, names: tuple[str, ...]) -> Product | None:
+    """None where the sizes do not fit."""
+    from .linear_native import in_blocks
+    from .native import BlockProduct
+
+    blocks = in_blocks(source, names)
+    return None if blocks is None else BlockProduct(blocks)
 
 
 def _made(weights: Iterable[Floats], compute: Compute, device: torch.device) -> Product:

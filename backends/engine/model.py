@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from .attention import chained
 from .batch import Batch
 from .checkpoint import Checkpoint
+from .checkpoint_halves import Halves
 from .lanes import swish
-from .linear import Compute, Linear, best_compute
+from .linear import Compute, Linear, best_compute, native
 from .memory import Memory
 
 if TYPE_CHECKING:
     from .model_kernels import Fused
+    from .model_native import Native
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,11 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, compute: Compute | None = None, device: str = "cpu") -> None:
         """Load the weights; `compute` None takes what this machine does best. Raises ModelUnavailable."""
-        self.shape = checkpoint.shape
         self.device = torch.device(device)
         self.compute: Compute = compute or best_compute(self.device)
+        if self.compute == "int8" and native(self.device):
+            checkpoint = Halves(checkpoint)
+        self.shape = checkpoint.shape
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16  # of keys, values and activations
         self.tiles = self.device.type != "cpu" or chained(self.shape.head, 64)
         self._checkpoint = checkpoint
@@ -55,11 +59,14 @@ class Model:
         self._layers = [self._layer(f"layers.{i}.") for i in range(self.shape.layers)]
         self._turns = self._rotations()
         self._fused: Fused | None = None
+        self._native = self._natively()
         del self._checkpoint
 
     @torch.inference_mode()
     def forward(self, batch: Batch, memory: Memory) -> torch.Tensor:
         """Write the batch's keys and values; gives float32 logits [wanted, vocabulary]."""
+        if self._native is not None and batch.sight.best is None and memory.turned:
+            return self._native.forward(self._embedding, batch, memory)
         x = self._embedding[batch.tokens]
         x = self._through(x.float(), batch, memory) if memory.turned else self._by_kernels().through(x, batch, memory)
         if not len(batch.wanted):
@@ -74,6 +81,14 @@ class Model:
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(swish(gate, up))
         return x
+
+    def _natively(self) -> Native | None:
+        """The whole pass in native functions, where all matrices are in their blocks."""
+        if self._head.blocks is None:
+            return None
+        from .model_native import Native
+
+        return Native.of(self.shape, self._layers, self._norm, self._head, self._turns)
 
     def _by_kernels(self) -> Fused:
         if self._fused is None:

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.backends.engine.checkpoint import FourBits, unpack
-from trimtab.backends.engine.linear import Int8, Linear, best_compute
+from trimtab.backends.engine.linear import Int8, Linear, best_compute, native
 
 CPU = torch.device("cpu")
 FORMS = ["int8", "float32", "bfloat16", "int4"]
+needs_blocks = pytest.mark.skipif(not native(CPU), reason="this CPU has no VNNI in vectors of 512 bits")
 SIZES = [(96, 64), (48, 1536), (80, 4864), (13, 40)]  # long rows: where sums are cut into pieces
 
 
@@ -94,16 +95,69 @@ def test_the_count_of_threads_changes_nothing(made):
         torch.set_num_threads(before)
 
 
-def test_activations_cost_int8_nothing_that_shows(made):
-    product, weight = made("int8", (48, 1536))
+def test_activations_cost_two_digits_nothing_that_shows():
+    matrix = Matrix(48, 1536)
+    weight = torch.from_numpy(matrix.floats("w")).double()
     scale = weight.abs().amax(1, keepdim=True) / 127
     rounded = (weight / scale).round() * scale
-    x = rows_of(50, 1536, 4)
-    x[:, 7] *= 300  # an outlier, as small models have: in one digit it would drown the rest
-    rest = x.clone()
-    rest[:, 7] = 0
-    error = product(x) - x.double() @ rounded.T
+    x, rest = with_an_outlier()
+    error = Int8([matrix.floats("w")])(x) - x.double() @ rounded.T
     assert error.std() < 0.005 * (rest.double() @ rounded.T).std()
+
+
+@needs_blocks
+def test_an_outlier_drowns_nothing_in_blocks():
+    matrix = Matrix(48, 1536)
+    product, weight = Linear(matrix, ("w",), "int8", CPU), torch.from_numpy(matrix.floats("w")).double()
+    with_it, without = (product(x) - x.double() @ weight.T for x in with_an_outlier())
+    assert without.std() < 0.008 * (with_an_outlier()[1].double() @ weight.T).std()
+    assert with_it.std() < 1.05 * without.std()
+
+
+def with_an_outlier():
+    """Rows with one, as small models have them, which in one digit would drown the rest; and the rows without it."""
+    x = rows_of(50, 1536, 4)
+    rest = x.clone()
+    x[:, 7] *= 300
+    rest[:, 7] = 0
+    return x, rest
+
+
+@needs_blocks
+@pytest.mark.parametrize("kind", ["4", "8"])
+def test_blocks_keep_what_a_file_has(kind):
+    """Rows of one number each read the weights back: those of 4-bit blocks, and of 8-bit ones of this grid."""
+    matrix = Matrix(48, 128, 3)
+    weight = matrix.floats("w")
+    if kind == "8":
+        units = np.random.default_rng(1).uniform(0.001, 1, (48, 4)).astype(np.float16).astype(np.float32)
+        whole = np.random.default_rng(2).integers(-127, 128, (48, 4, 32)).astype(np.float32)
+        whole[..., 0] = 127
+        weight = (units[..., None] * whole).reshape(48, 128)
+        matrix.floats, matrix.four_bits = lambda name: weight, lambda name: None
+    product = Linear(matrix, ("w",), "int8", CPU)
+    assert product.blocks.bits == int(kind)
+    got = product(torch.eye(128)).T.numpy()
+    np.testing.assert_allclose(got, weight, rtol=2e-3 if kind == "4" else 1e-6, atol=1e-6 if kind == "8" else 1e-4)
+
+
+@needs_blocks
+def test_stacked_matrices_are_one_and_odd_ones_are_left_to_others():
+    parts = {"a": Matrix(32, 64, 1), "b": Matrix(16, 64, 2), "odd": Matrix(13, 64, 3)}
+
+    class Both:
+        def floats(self, name):
+            return parts[name].floats(name)
+
+        def four_bits(self, name):
+            return parts[name].four
+
+    x = rows_of(3, 64, 6)
+    together = Linear(Both(), ("a", "b", "odd"), "int8", CPU)
+    assert together.blocks.rows == 61
+    alone = [Linear(Both(), (name,), "int8", CPU)(x) for name in parts]
+    assert torch.equal(together(x), torch.cat(alone, dim=1))
+    assert Linear(Both(), ("odd", "a"), "int8", CPU).blocks is None
 
 
 def test_zeros_give_zeros_and_no_number_stays_none():

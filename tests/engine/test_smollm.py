@@ -74,7 +74,7 @@ async def test_it_answers(ask):
     backend = EngineBackend(DEFAULT, threads=2)
     await backend.start()
     paris, joke = await asyncio.gather(
-        backend.complete(ask(messages=[{"role": "user", "content": QUESTIONS[0]}], temperature=0)),
+        backend.complete(ask(messages=[{"role": "user", "content": "Name the capital of France."}], temperature=0)),
         backend.complete(
             ask(
                 messages=[{"role": "user", "content": "Describe a cat as JSON with name and age."}],

@@ -1,0 +1,177 @@
+"""The layers of a model as one tape of native functions: what model.py computes, in one call for a whole pass.
+
+    norm | qkv | rotation and the write to pages | attention | o, added | norm | gate and up | SwiGLU | down, added
+
+The law of a row is in kernels/native_*.py and depends on nothing but the row; rotary pairs are halves of a head. Knows
+tensors; nothing of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...kernels.native import Compiled, Program
+from ...kernels.native_attention import HEADS_AT_ONCE, write_attention
+from ...kernels.native_rows import write_normed, write_turned
+from .batch import Batch
+from .linear_native import Blocks
+from .memory import Memory
+from .native import Rows, Tape, add_product, address, base
+from .shape import Shape
+
+if TYPE_CHECKING:
+    from .linear import Linear
+    from .model import Layer
+
+_LEAST_ROWS = 16  # that there is room for
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One layer's weights."""
+
+    attention_norm: torch.Tensor
+    qkv: Blocks
+    bias: torch.Tensor | None
+    norms: tuple[torch.Tensor, torch.Tensor] | None  # of each head of queries and of keys
+    out: Blocks
+    mlp_norm: torch.Tensor
+    gate_up: Blocks
+    down: Blocks
+
+
+class Native:
+    """`turns` complex64 [context, head / 2], the rotation of each position and pair."""
+
+    def __init__(
+        self, shape: Shape, layers: Sequence[_Layer], norm: torch.Tensor, head: Blocks, turns: torch.Tensor
+    ) -> None:
+        self.shape, self.layers, self.norm, self.head = shape, layers, norm, head
+        self.turns = torch.cat((turns.real, turns.imag), dim=-1).contiguous()
+        self._passes: dict[Memory, Pass] = {}
+        self._programs: dict[int, Compiled] = {}
+
+    @classmethod
+    def of(
+        cls, shape: Shape, layers: Sequence[Layer], norm: torch.Tensor, head: Linear, turns: torch.Tensor
+    ) -> Native | None:
+        """None where some matrix is not in blocks."""
+        own = [_layer(layer) for layer in layers]
+        whole = [layer for layer in own if layer is not None]
+        if head.blocks is None or len(whole) < len(own):
+            return None
+        return cls(shape, whole, norm, head.blocks, turns)
+
+    def forward(self, embedding: torch.Tensor, batch: Batch, memory: Memory) -> torch.Tensor:
+        """float32 logits [wanted, vocabulary]; writes keys and values."""
+        parts = torch.get_num_threads()
+        found = self._passes.get(memory)
+        if found is None or found.rows < batch.rows or found.parts < parts:
+            rows = max(_LEAST_ROWS, 1 << (batch.rows - 1).bit_length())
+            found = self._passes[memory] = Pass(self, memory, rows, parts)
+        return found.run(embedding, batch, parts)
+
+    def program(self, page: int) -> Compiled:
+        """What this model's sizes are written into."""
+        if page not in self._programs:
+            s, program = self.shape, Program()
+            write_normed(program, s.epsilon)
+            write_turned(program, s.heads, s.kv_heads, s.head, page, s.epsilon, biases=s.biases, norms=s.qk_norm)
+            write_attention(program, s.heads, s.kv_heads, s.head, page)
+            self._programs[page] = program.compile()
+        return self._programs[page]
+
+
+class Pass:
+    """Room for a pass of up to `rows` rows over one memory, on up to `parts` threads."""
+
+    def __init__(self, model: Native, memory: Memory, rows: int, parts: int) -> None:
+        self.rows, self.parts = rows, parts
+        s = model.shape
+        self._model, self._tape, self._program = model, Tape(), model.program(memory.page)
+        # How many rows there are, and how many of them are wanted.
+        self._counts = np.zeros(2, dtype=np.int64)
+        self._positions, self._slots, self._wanted = (np.zeros(rows, dtype=np.int64) for _ in range(3))
+        self._plan = np.zeros((4, rows), dtype=np.int64)
+        self._each = np.arange(rows)
+        self._written = Rows(rows, max(s.hidden, s.mlp, s.heads * s.head), parts)
+        self._x = torch.empty((rows, s.hidden))
+        self._qkv = torch.empty((rows, (s.heads + 2 * s.kv_heads) * s.head))
+        self._seen = torch.empty((rows, s.heads * s.head))
+        self._between = torch.empty((rows, 2 * s.mlp))
+        self._floats = HEADS_AT_ONCE * -(-s.context // memory.page) * memory.page
+        self._scratch = torch.empty(parts * self._floats)
+        self._attending = [self._add(layer, memory, i) for i, layer in enumerate(model.layers)]
+        self._layers = len(self._tape)
+        counts, wanted = self._counts[1:], self._wanted
+        self._tape.add(
+            self._program,
+            "normed",
+            counts,
+            wanted,
+            self._x,
+            model.norm,
+            *self._written.written,
+            s.hidden,
+        )
+        self._head = add_product(self._tape, counts, self._written, model.head, self._x)
+
+    def _add(self, layer: _Layer, memory: Memory, i: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """Put a layer on the tape; gives the words of its attention."""
+        s, tape, own, written = self._model.shape, self._tape, self._program, self._written
+        rows, x, width = self._counts, self._x, self._qkv.shape[1]
+        keys, values, none = memory.keys[i], memory.values[i], 0
+        norms = layer.norms or (none, none)
+        bias = none if layer.bias is None else layer.bias
+        tape.add(own, "normed", rows, self._each, x, layer.attention_norm, *written.written, s.hidden)
+        add_product(tape, rows, written, layer.qkv, self._qkv)
+        tape.add(
+            own, "turned", rows, self._qkv, self._positions, self._slots, self._model.turns, keys, values, bias, *norms,
+            width,
+        )  # fmt: skip
+        attending = tape.add(
+            own, "attention", rows, self._qkv, keys, values, *self._plan, none, none, self._scratch, self._seen, width,
+            self._floats,
+        )  # fmt: skip
+        tape.add(base(), "plain", rows, self._seen, *written.written, s.heads * s.head)
+        add_product(tape, rows, written, layer.out, x, add=True)
+        tape.add(own, "normed", rows, self._each, x, layer.mlp_norm, *written.written, s.hidden)
+        add_product(tape, rows, written, layer.gate_up, self._between)
+        tape.add(base(), "gated", rows, self._between, *written.written, s.mlp, 2 * s.mlp)
+        add_product(tape, rows, written, layer.down, x, add=True)
+        return attending
+
+    def run(self, embedding: torch.Tensor, batch: Batch, parts: int) -> torch.Tensor:
+        """As `Native.forward`."""
+        plan, rows, wanted = batch.plan, batch.rows, len(batch.wanted)
+        torch.index_select(embedding, 0, batch.tokens, out=self._x[:rows])
+        self._counts[:] = rows, wanted
+        self._positions[:rows], self._slots[:rows] = batch.positions, batch.slots
+        self._plan[:, :rows] = plan.starts, plan.counts, plan.ends, plan.biases
+        for words in self._attending:
+            words[_TABLES], words[_BIAS] = address(plan.tables), address(plan.bias)
+        if not wanted:
+            self._tape.run(parts, self._layers)
+            return torch.empty((0, self._model.shape.vocabulary))
+        self._wanted[:wanted] = batch.wanted
+        logits = torch.empty((wanted, self._model.head.outputs))
+        self._head[_Y] = address(logits)
+        self._tape.run(parts)
+        return logits[:, : self._model.shape.vocabulary]
+
+
+def _layer(layer: Layer) -> _Layer | None:
+    qkv, out, gate_up, down = (one.blocks for one in (layer.qkv, layer.out, layer.gate_up, layer.down))
+    if qkv is None or out is None or gate_up is None or down is None:
+        return None
+    norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
+    return _Layer(layer.attention_norm, qkv, layer.bias, norms, out, layer.mlp_norm, gate_up, down)
+
+
+_TABLES, _BIAS = 8, 9  # of attention's words
+_Y = 11  # of a product's words

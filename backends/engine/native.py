@@ -1,0 +1,132 @@
+"""Calls of native functions from Python: their words, a tape of them, and the threads that run it.
+
+Knows arrays and addresses; nothing of models.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...kernels.native import Compiled, Program
+from ...kernels.native_product import BLOCK, write_product
+from ...kernels.native_rows import write_gated, write_plain
+from ...kernels.native_tape import write_runner
+from .linear_native import Blocks
+
+Array = npt.NDArray[Any] | torch.Tensor | int
+
+_pools = threading.local()
+
+
+@functools.cache
+def base() -> Compiled:
+    """What no model's sizes are written into, compiled once."""
+    program = Program()
+    write_plain(program)
+    write_gated(program)
+    write_runner(program)
+    return program.compile()
+
+
+@functools.cache
+def product(bits: int) -> Compiled:
+    program = Program()
+    write_product(program, bits)
+    return program.compile()
+
+
+class Tape:
+    """Functions that run one after another. What they read and write is kept alive by it."""
+
+    def __init__(self) -> None:
+        self._kept: list[object] = []
+        self._pairs: list[tuple[int, int]] = []
+        self._meeting = np.zeros(2, dtype=np.int64)
+        self._run = base().callable("run")
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def add(self, program: Compiled, name: str, *arguments: Array) -> npt.NDArray[np.int64]:
+        """Append a call; gives its words, which may be changed between runs."""
+        words = np.array([address(a) for a in arguments], dtype=np.int64)
+        self._kept += [program, words, *arguments]
+        self._pairs.append((program[name], address(words)))
+        return words
+
+    @functools.cached_property
+    def _table(self) -> npt.NDArray[np.int64]:
+        return np.array(self._pairs, dtype=np.int64)
+
+    def run(self, parts: int, count: int | None = None) -> None:
+        """The first `count`, or all, on so many threads. Nothing is added to a tape that has run."""
+        table = self._table
+        words = np.array([address(table), address(self._meeting), len(table) if count is None else count])
+        at = address(words)
+        others = [_threads(parts - 1).submit(self._run, at, i, parts) for i in range(1, parts)]
+        self._run(at, 0, parts)
+        for other in others:
+            other.result()
+
+
+class Rows:
+    """Room for so many rows of at most `width` columns, written for products by up to `parts` threads."""
+
+    def __init__(self, count: int, width: int, parts: int) -> None:
+        def words(kind: type) -> npt.NDArray[Any]:
+            return np.empty((count, width // BLOCK), dtype=kind)
+
+        digits = [np.empty((count, width), dtype=np.int8) for _ in range(2)]
+        floats, wholes = [words(np.float32) for _ in range(2)], [words(np.int32) for _ in range(3)]
+        # As native_rows.py names them.
+        self.arrays: list[npt.NDArray[Any]] = [*digits, *floats, *wholes, np.empty(count, dtype=np.int64)]
+        self.held = np.empty((parts, width), dtype=np.float32)
+
+    @property
+    def written(self) -> list[npt.NDArray[Any]]:
+        """As the functions that write rows take it."""
+        return [*self.arrays, self.held]
+
+
+def add_product(tape: Tape, rows: Array, x: Rows, blocks: Blocks, y: Array, add: bool = False) -> npt.NDArray[np.int64]:
+    """`y` [rows, outputs] becomes, or is added to by, the product with rows that were written for it."""
+    sizes = blocks.width, blocks.outputs, int(add)
+    return tape.add(product(blocks.bits), "product", rows, *x.arrays, blocks.weights, blocks.finals, y, *sizes)
+
+
+class BlockProduct:
+    """The product alone, outside of a model's own pass: float32 [rows, width] to [rows, outputs]."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x, own, parts = x.float().contiguous(), self.blocks, torch.get_num_threads()
+        tape, rows, count = Tape(), Rows(len(x), own.width, parts), np.array([len(x)])
+        y = torch.empty((len(x), own.outputs))
+        tape.add(base(), "plain", count, x, *rows.written, own.width)
+        add_product(tape, count, rows, own, y)
+        tape.run(parts)
+        return y[:, : own.rows]
+
+
+def address(a: Array) -> int:
+    if isinstance(a, torch.Tensor):
+        return a.data_ptr()
+    return a if isinstance(a, int) else a.ctypes.data
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that help the calling one: its own, since those who run a tape wait for all the others of it."""
+    pool: tuple[int, ThreadPoolExecutor] | None = getattr(_pools, "pool", None)
+    if pool is None or pool[0] < count:
+        pool = (count, ThreadPoolExecutor(count, "trimtab-native"))
+        _pools.pool = pool
+    return pool[1]
