@@ -34,9 +34,9 @@ _STRIP = (*ROWS, "weights", "finals", "y", "WIDTH", "OUTPUTS", "ADD")
 def write_product(program: Program, bits: int) -> None:
     """`product`: rows that native_rows.py wrote, WIDTH columns each, times a matrix of OUTPUTS rows.
 
-    Arguments: `rows`, where the count of rows is; the rows as native_rows.py describes them; `weights`; `finals` float32
-    [OUTPUTS], what each output is multiplied by; `y` float32 [rows, OUTPUTS], which is added to if ADD. WIDTH is a
-    multiple of 32, OUTPUTS of 16.
+    Arguments: `rows`, where the count of rows is; the rows as native_rows.py describes them; `weights`; `finals`,
+    float32 [OUTPUTS], what each output is multiplied by; `y` float32 [rows, OUTPUTS], which is added to if ADD. WIDTH
+    is a multiple of 32, OUTPUTS of 16.
     """
     for count in range(1, ROWS_AT_ONCE + 1):
         _write_strip(program, bits, count)

@@ -23,8 +23,9 @@ class Matrix:
         values = random.integers(0, 256, (outputs, inputs // 2), dtype=np.uint8)
         group = 32 if inputs % 32 == 0 else inputs
         shape = (outputs, inputs // group)
-        scales = random.uniform(0.5, 1.5, shape).astype(np.float32) / 8 / inputs**0.5
-        self.four = FourBits(values, scales, -7.5 * scales, group)
+        # Halves, as files have them.
+        scales = (random.uniform(0.5, 1.5, shape) / 8 / inputs**0.5).astype(np.float16).astype(np.float32)
+        self.four = FourBits(values, scales, (-7.5 * scales).astype(np.float16).astype(np.float32), group)
 
     def floats(self, name):
         return unpack(self.four)
