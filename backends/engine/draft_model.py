@@ -35,7 +35,7 @@ class SmallModel(Protocol):
 
     def read(self, memory: Any, tokens: Sequence[int], at: int) -> Any:
         """Go on behind the first `at` tokens of the memory, forgetting what it had there; gives the logits behind the
-        last of `tokens`. Raises MemoryError when there is no room."""
+        last of `tokens`, good until the next reading. Raises MemoryError when there is no room."""
         ...
 
     def close(self, memory: Any) -> None: ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .attention import Sight
-from .batch import Batch, Rows
+from .batch import Rows
 from .draft_model import Draw
 from .forward import Pass
 from .memory import Memory
@@ -28,20 +28,19 @@ class OwnPages:
 
     def __init__(self, model: Model, memory: Memory) -> None:
         self.context = min(model.shape.context, memory.pages * memory.page)
-        self._model, self._memory = model, memory
+        self.over = Pass(model, memory, Sight())
         self._pool = PagePool(memory.pages)
 
     def open(self) -> _Read:
         return _Read()
 
     def read(self, memory: _Read, tokens: Sequence[int], at: int) -> torch.Tensor:
-        lacking = -(-(at + len(tokens)) // self._memory.page) - len(memory.pages)
+        lacking = -(-(at + len(tokens)) // self.over.memory.page) - len(memory.pages)
         pages = self._pool.take(max(0, lacking))
         if pages is None:
             raise MemoryError
         memory.pages += pages
-        rows = Rows(tokens, at, memory.pages, [len(tokens) - 1])
-        return _forward(self._model, self._memory, rows, Sight())
+        return self.over.logits([Rows(tokens, at, memory.pages, [len(tokens) - 1])])
 
     def close(self, memory: _Read) -> None:
         self._pool.drop(memory.pages)
@@ -74,7 +73,3 @@ def draws_as(answer: Answer) -> Draw:
         return token, float((scores[token] - torch.logsumexp(scores, 0)).exp())
 
     return drawing
-
-
-def _forward(model: Model, memory: Memory, rows: Rows, sight: Sight) -> torch.Tensor:
-    return model.forward(Batch([rows], memory, model.shape.heads, sight, model.tiles), memory)

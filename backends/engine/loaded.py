@@ -75,7 +75,7 @@ def load(
     if small is not None and engine.options.draft:
         engine.guesses.small = _small(small, path.name, tokenizer, s, context, model.device.type)
     if s.graphs and model.device.type == "cuda":
-        _capture(engine, model, memory, sight, s)
+        _capture(engine, s)
     _warm(engine)
     return Loaded(engine, tokenizer, template, Compiler(Vocabulary.of(tokenizer)), f"fp_{digest[:12]}")
 
@@ -126,18 +126,20 @@ def _in_fp8(s: Settings, device: torch.device) -> bool:
     return True
 
 
-def _capture(engine: Engine, model: Model, memory: Memory, sight: Sight, s: Settings) -> None:
-    """Captured steps, where they can be. Decoding's are captured now, and their kernels compiled."""
+def _capture(engine: Engine, s: Settings) -> None:
+    """Captured steps of all that passes over a model, where they can be; decoding's now, and their kernels compiled."""
     from .graphs import CudaGraphs, Graphs
 
-    if Graphs.can(memory, sight):
-        capture = CudaGraphs()
-        graphs = Graphs(model, memory, sight, engine.context, capture, s.step_tokens)
-        graphs.warm(s.most_running)
-        engine.forward.over.graphs = graphs
-        if engine.glance is not None:
-            engine.glance.graphs = Graphs(model, memory, engine.glance.sight, engine.context, capture, 1)
-            engine.glance.graphs.warm(1)
+    capture, small = CudaGraphs(), engine.guesses.small
+    drafting = small.over if isinstance(small, OwnPages) else None
+    for over, answers, rows in (
+        (engine.forward.over, s.most_running, s.step_tokens),
+        (engine.glance, 1, 1),
+        (drafting, 1, 1),
+    ):
+        if over is not None and Graphs.can(over.memory, over.sight):
+            over.graphs = Graphs(over.model, over.memory, over.sight, engine.context, capture, rows)
+            over.graphs.warm(answers)
 
 
 def _warm(engine: Engine) -> None:

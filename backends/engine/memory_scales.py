@@ -27,11 +27,12 @@ class Scales:
     def move(self, keys: torch.Tensor, values: torch.Tensor, from_: _Place, to: _Place) -> None:
         """Copy single positions of [layers, pages, kv_heads, page, head] keys and values, (pages, places in them) each.
         Scales are powers of two, so that a number stays as it is wherever 8 bits of the other page hold it."""
+        (p, i), (q, j) = from_, to
         for kept, scale in ((keys, self.keys), (values, self.values)):
-            (p, i), (q, j) = from_, to
-            read = kept[:, p, :, i].float() * scale[:, p].transpose(0, 1)[..., None]  # [moved, layers, kv_heads, head]
-            found = read / scale[:, q].transpose(0, 1)[..., None]
-            kept[:, q, :, j] = found.clamp(-_LARGEST, _LARGEST).to(FP8)
+            bits = kept.view(torch.uint8)  # not every operation knows numbers of 8 bits
+            read = bits[:, p, :, i].view(FP8).float() * scale[:, p].transpose(0, 1)[..., None]  # [moved, layers, ...]
+            found = (read / scale[:, q].transpose(0, 1)[..., None]).clamp(-_LARGEST, _LARGEST)
+            bits[:, q, :, j] = found.to(FP8).view(torch.uint8)
 
 
 _Place = tuple[torch.Tensor, torch.Tensor]

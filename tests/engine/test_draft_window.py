@@ -159,9 +159,7 @@ def test_on_kernels_by_captured_glances(loaded, tiny, monkeypatch, eager):
     with forced("triton"):
         model = Model(GgufCheckpoint(tiny), "float32", "cuda" if cuda else "cpu")
         model.dtype = torch.float32
-        found, _, glances = answers(
-            loaded, monkeypatch, GREEDY, model=model, most=10, count=1, graphs=graphs, pages=8
-        )
+        found, _, glances = answers(loaded, monkeypatch, GREEDY, model=model, most=10, count=1, graphs=graphs, pages=8)
     assert found == plain
     assert len(captured) == 1 < glances
 

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import time
+from datetime import UTC, datetime
 
 import pytest
 import torch
@@ -20,17 +21,20 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 from trimtab.backends.engine import batch_kept, graphs
+from trimtab.backends.engine import loaded as opening
 from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.batch import Batch, Rows
 from trimtab.backends.engine.draft import Draft
 from trimtab.backends.engine.engine import Engine, Options
 from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
 from trimtab.backends.engine.graphs import CudaGraphs, Graphs, size_of
+from trimtab.backends.engine.loaded import load
 from trimtab.backends.engine.memory import Memory
 from trimtab.backends.engine.model import Model
 from trimtab.backends.engine.request import Ask, Sampling
 from trimtab.backends.engine.schedule import Limits
 from trimtab.backends.engine.sequence import Ended, Job, Piece, Task
+from trimtab.backends.engine.settings import Settings
 from trimtab.backends.engine.verify import paths
 from trimtab.kernels.switch import forced
 from trimtab.protocol.errors import Internal, TrimtabError
@@ -299,3 +303,17 @@ def test_too_many_sizes_run_as_they_are(model, monkeypatch):
     captured = Graphs(model, memory_of(model), Sight(), 128, Recorded())
     assert captured.logits([Rows([3], 5, [1], range(1))]) is not None
     assert captured.logits([Rows([3, 4], 5, [1], range(2))]) is None
+
+
+def test_a_loaded_model_has_its_passes_captured(tiny, monkeypatch):
+    """The engine's, the glances' through a window and the drafting model's, each over its own memory."""
+    monkeypatch.setattr(graphs, "CudaGraphs", Recorded)
+    settings = Settings(threads=1, kv_mb=16, most_running=2, draft_window=64, compute="float32")
+    engine = load(tiny, lambda: datetime(2026, 1, 1, tzinfo=UTC), settings, tiny).engine
+    opening._capture(engine, settings)
+    passes = [engine.forward.over, engine.glance, engine.guesses.small.over]
+    assert [sorted(size.sequences for size in over.graphs._steps) for over in passes] == [[1, 2], [1], [1]]
+    assert passes[1].memory is passes[0].memory is not passes[2].memory
+    assert passes[1].graphs._sight == Sight(64, 4)
+    assert passes[2].graphs.logits([Rows([3], 5, [1], [0])]).shape == (1, passes[2].model.shape.vocabulary)
+    engine.check()
