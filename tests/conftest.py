@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import PromptServer, Running, Serve
@@ -16,6 +16,9 @@ from hypothesis import settings
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.config import Config
 from trimtab.gateway.server import bind, build, uvicorn_config
+
+if TYPE_CHECKING:
+    from valkeys import Valkey
 
 # Triton decides when it is first imported whether it interprets kernels; without a GPU it can do nothing else.
 if not Path("/dev/nvidiactl").exists():
@@ -62,3 +65,29 @@ async def upstream() -> AsyncIterator[FakeServer]:
     """A scripted OpenAI-compatible server on a real socket; `upstream.use({...})` changes its script."""
     async with FakeServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Valkey]:
+    from valkeys import Valkey
+
+    server = Valkey(**{"enable-debug-command": "local"}).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> Valkey:
+    """The session's server, emptied."""
+    valkey_server.say("FLUSHALL")
+    return valkey_server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Valkey]:
+    """A server of the test's own, to be killed, frozen and filled."""
+    from valkeys import Valkey
+
+    server = Valkey(tcp=True, **{"enable-debug-command": "local"}).start()
+    yield server
+    server.remove()

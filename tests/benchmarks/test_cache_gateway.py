@@ -17,11 +17,6 @@ from trimtab.cache.store_memory import MemoryStore
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 def module(name: str) -> Any:
     return importlib.import_module(name)
 

@@ -19,11 +19,6 @@ TOWNS = ("Arden", "Brill", "Corwen", "Dunster", "Elham", "Frome", "Goring", "Hyt
 THINGS = ("bridge", "mill", "market")
 
 
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 def module(name: str) -> Any:
     return importlib.import_module(name)
 

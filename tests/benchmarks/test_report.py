@@ -19,11 +19,6 @@ HEAD = {"benchmark", "version", "commit", "machine", "date", "seed", "rows"}
 ROW = {"metric", "value", "unit", "n", "system"}
 
 
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 def module(name: str) -> Any:
     return importlib.import_module(name)
 

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from stores import SECRET, Clock, Heard
-from valkeys import Valkey
 
 from trimtab.cache.store_memory import MemoryStore
 from trimtab.cache.store_redis import RedisStore
 
 with contextlib.suppress(ImportError):
     import onnxruntime  # noqa: F401 - as in the gateway, before usearch, behind which it crashes (cache/index.py)
-
-
-@pytest.fixture(scope="session")
-def valkey_server() -> Iterator[Valkey]:
-    server = Valkey(**{"enable-debug-command": "local"}).start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def valkey(valkey_server: Valkey) -> Valkey:
-    """The session's server, emptied."""
-    valkey_server.say("FLUSHALL")
-    return valkey_server
-
-
-@pytest.fixture
-def own_valkey() -> Iterator[Valkey]:
-    """A server of the test's own, to be killed and filled."""
-    server = Valkey(tcp=True, **{"enable-debug-command": "local"}).start()
-    yield server
-    server.remove()
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
+import aiohttp
 import pytest
 from valkeys import Valkey
 
@@ -14,26 +15,10 @@ from trimtab.gateway.limits_redis import RedisLimiter
 from trimtab.protocol.exchange import Limits
 
 
-@pytest.fixture(scope="session")
-def valkey_server() -> Iterator[Valkey]:
-    server = Valkey().start()
-    yield server
-    server.remove()
-
-
 @pytest.fixture
-def valkey(valkey_server: Valkey) -> Valkey:
-    """The session's server, emptied."""
-    valkey_server.say("FLUSHALL")
-    return valkey_server
-
-
-@pytest.fixture
-def own_valkey() -> Iterator[Valkey]:
-    """A server of the test's own, to be killed and frozen."""
-    server = Valkey(tcp=True, **{"enable-debug-command": "local"}).start()
-    yield server
-    server.remove()
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
 
 
 NOON = 20_000 * 86_400 + 43_200.0  # noon of some UTC day

@@ -28,12 +28,6 @@ async def running(serve: Serve, upstream: FakeServer) -> AsyncIterator[Running]:
         yield running
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
 async def ask(session: aiohttp.ClientSession, at: Running, body: Any, **headers: str) -> tuple[int, str, bytes]:
     """The status, what became of it in the cache, the body."""
     data = body.encode() if isinstance(body, str) else json.dumps(body).encode()

@@ -29,12 +29,6 @@ async def running(serve: Serve, upstream: FakeServer) -> AsyncIterator[Running]:
         yield running
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
 class Desk:
     """A tenant with a client."""
 

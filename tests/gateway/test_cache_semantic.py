@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +53,6 @@ class Desk:
         async with self._session.get(url, headers={"authorization": f"Bearer {self._key}"}) as response:
             lines = (await response.json())["lines"]
         return next(line for line in lines if line["stage"] == "recall")
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def warm(running: Running) -> None:

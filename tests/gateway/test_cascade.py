@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -22,12 +21,6 @@ pytest.importorskip("onnxruntime")
 
 LOOKS: dict[str, Any] = {"cascade": {"enabled": True}}
 GOOD = "She buys 3 more bags with 4 apples each: 3 * 4 = 12. 12 + 4 = 16. Half of 16 is 16 / 2 = 8. The answer is 8."
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def _cascading(upstream: FakeServer, **route: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -29,12 +28,6 @@ CLINICAL = [
     "Patient: 61F, HbA1c 9.1, eGFR 38, on metformin 1g bd. Adjust her diabetes medication and justify.",
     "A 23 year old woman with fever, neck stiffness and a petechial rash arrives in the emergency department.",
 ]
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 # Nothing asked for.
