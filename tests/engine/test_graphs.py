@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any test imports triton
 pytest.importorskip("triton")
 
-from trimtab.backends.engine import batch_kept, graphs
+from trimtab.backends.engine import attention_kernels, batch_kept, graphs
 from trimtab.backends.engine import loaded as opening
 from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.batch import Batch, Rows
@@ -81,9 +81,10 @@ def by_kernels(monkeypatch):
     from trimtab.kernels import interpreter
 
     interpreter.mend()
-    monkeypatch.setattr("trimtab.backends.engine.attention_kernels._BLOCK", 16)
+    monkeypatch.setattr(attention_kernels, "_BLOCK", 16)
     if DEVICE == "cpu":  # idle programs take the interpreter as long as a GPU's whole step
         monkeypatch.setattr(batch_kept, "multiprocessors", lambda device: 4)
+        monkeypatch.setattr(attention_kernels, "multiprocessors", lambda device: 4)
     with forced("triton"):
         yield
 

@@ -46,6 +46,7 @@ def by_kernels(monkeypatch):
     monkeypatch.setattr(attention_kernels, "_BLOCK", 16)
     if DEVICE == "cpu":
         monkeypatch.setattr(batch_kept, "multiprocessors", lambda device: 4)
+        monkeypatch.setattr(attention_kernels, "multiprocessors", lambda device: 4)
     with forced("triton"):
         yield
 
@@ -144,7 +145,7 @@ def test_moved_positions_are_written_in_the_other_pages_scale(model):
     assert memory.scales.keys.equal(scales)
 
 
-def answers(model, tokenizer, tasks, pages=40, together=True, most=8, **options):
+def answers(model, tokenizer, tasks, pages=40, together=True, most=5, **options):
     """The tokens of each task's answers; greedy."""
     with torch.inference_mode():
         memory = memory_of(model, pages)
@@ -180,8 +181,8 @@ def test_a_page_found_again_a_fork_and_a_preempted_answer_say_the_same(model, lo
     forked, _ = answers(model, loaded.tokenizer, [(LONG, 2)], draft=0)
     assert again == [alone[0], alone[0]]
     assert forked == [{0: alone[0][0], 1: alone[0][0]}]
-    other, _ = answers(model, loaded.tokenizer, [("hello 12", 1)], draft=0, most=16)
-    short, engine = answers(model, loaded.tokenizer, [("hello 12", 1)] * 2, pages=3, draft=0, most=16)
+    other, _ = answers(model, loaded.tokenizer, [("hello 12", 1)], draft=0, most=14)
+    short, engine = answers(model, loaded.tokenizer, [("hello 12", 1)] * 2, pages=3, draft=0, most=14)
     assert engine.preempted
     assert short == [other[0], other[0]]
 
@@ -189,8 +190,8 @@ def test_a_page_found_again_a_fork_and_a_preempted_answer_say_the_same(model, lo
 @pytest.mark.parametrize("tree", [False, True], ids=["chains", "trees"])
 def test_guesses_change_no_answer(model, loaded, tree):
     prompt = "hello world hello world hello world"
-    plain, _ = answers(model, loaded.tokenizer, [(prompt, 1)], draft=0, most=14)
-    found, _ = answers(model, loaded.tokenizer, [(prompt, 1)], tree=tree, most=14)
+    plain, _ = answers(model, loaded.tokenizer, [(prompt, 1)], draft=0, most=9)
+    found, _ = answers(model, loaded.tokenizer, [(prompt, 1)], tree=tree, most=9)
     assert found == plain
 
 
