@@ -63,8 +63,12 @@ class Buffers:
 class KeptBatch(Batch):
     """A batch of one size. `fill` says what it computes; then a pass over it, or a replay of one."""
 
-    def __init__(self, size: Size, pages: int, memory: Memory, heads: int, sight: Sight) -> None:
-        """`pages` of one sequence at most. `sight`: no global tokens, and no choice of pages."""
+    def __init__(
+        self, size: Size, pages: int, memory: Memory, heads: int, sight: Sight, attended: torch.Tensor
+    ) -> None:
+        """`pages` of one sequence at most. `sight`: no global tokens, and no choice of pages. `attended` [rows or more,
+        heads, head], numbers, is where attention leaves what it has read; batches that never run at once may share it.
+        """
         self.size, self._memory, self._heads, self.sight = size, memory, heads, sight
         made = self._planned([], [])
         rows, sequences = (size.rows,), (size.sequences,)
@@ -86,7 +90,7 @@ class KeptBatch(Batch):
         self.rows, self.tokens, self.positions = size.rows, held["tokens"], held["positions"]
         self.places = Places(held["slots"], held["slots"])
         self.wanted = torch.arange(size.rows, device=memory.values.device)
-        self.parts = [_KeptPart(size, held, made, memory, heads, sight)]
+        self.parts = [_KeptPart(size, held, made, memory, sight, attended[: size.rows])]
 
     def fill(self, sequences: Sequence[Rows]) -> None:
         """Rows of each sequence, flat, in their order; the rest is padding."""
@@ -124,13 +128,12 @@ class _KeptPart:
     """Attention of all rows in one call, by what stands in the buffers when it runs."""
 
     def __init__(
-        self, size: Size, held: Mapping[str, torch.Tensor], made: Plan, memory: Memory, heads: int, sight: Sight
+        self, size: Size, held: Mapping[str, torch.Tensor], made: Plan, memory: Memory, sight: Sight, out: torch.Tensor
     ) -> None:
         self.row, self.count = 0, size.rows
         self._held, self._plan, self._memory, self._sight = held, made, memory, sight
         self._tree = held["words"] if size.tree else None
-        # Padding is attended by no program: it stays zeros, or what was once computed there.
-        self._out = torch.zeros((size.rows, heads, memory.values.shape[4]), dtype=memory.dtype, device=self._device)
+        self._out = out  # no program attends padding: it stays as it is, some numbers
 
     @property
     def _device(self) -> torch.device:

@@ -37,7 +37,7 @@ Capture = Callable[[Launch], Launch]
 
 MOST_ROWS = 512  # a larger pass takes the device longer than its launches take the host
 _MOST_NODES = 64  # of a tree
-_MOST_BUCKETS = 64
+_MOST_BUCKETS = 256
 _EVEN = 64
 
 
@@ -51,7 +51,9 @@ class Graphs:
         self._model, self._memory, self._sight, self._capture = model, memory, sight, capture
         self._pages = -(-context // memory.page)
         self._most = min(MOST_ROWS, _padded(most_rows))
-        self._logits = torch.zeros((self._most, model.shape.vocabulary), device=memory.values.device)
+        shape, device = model.shape, memory.values.device
+        self._logits = torch.zeros((self._most, shape.vocabulary), device=device)
+        self._attended = torch.zeros((self._most, shape.heads, shape.head), dtype=memory.dtype, device=device)
         self._steps: dict[Size, _Step] = {}
         self._off = False
 
@@ -70,17 +72,18 @@ class Graphs:
         """Capture decoding of up to `most` sequences, over batches of nobody: nothing is written to any page."""
         sizes = [Size(1 << n, 1, 1 << n, False) for n in range((most - 1).bit_length() + 1)]
         for i, size in enumerate(size for size in sizes if size.rows <= self._most):
+            if self._off:
+                return
             log.info("capturing decoding of %d sequences (%d of %d)", size.sequences, i + 1, len(sizes))
             for _ in range(2):
-                if not self._off:
-                    self._computed(size, [])
+                self._computed(size, [])
 
     def _computed(self, size: Size, sequences: Sequence[Rows]) -> torch.Tensor | None:
         step = self._steps.get(size)
         if step is None:
             if len(self._steps) >= _MOST_BUCKETS:
                 return None
-            step = _Step(size, self._pages, self._model, self._memory, self._sight, self._logits)
+            step = self._opened(size)
             self._steps[size] = step
             launch: Launch | None = step.record
         else:
@@ -89,6 +92,11 @@ class Graphs:
             return None
         step.batch.fill(sequences)
         return launch()[: sum(len(s.tokens) for s in sequences)]
+
+    def _opened(self, size: Size) -> _Step:
+        heads = self._model.shape.heads
+        batch = KeptBatch(size, self._pages, self._memory, heads, self._sight, self._attended)
+        return _Step(batch, self._model, self._memory, self._logits[: size.rows])
 
     def _captured(self, step: _Step) -> Launch | None:
         try:
@@ -119,12 +127,10 @@ class Graphs:
 class _Step:
     """The pass over one bucket. `record` launches it and tells where its logits will be."""
 
-    def __init__(
-        self, size: Size, pages: int, model: Model, memory: Memory, sight: Sight, logits: torch.Tensor
-    ) -> None:
-        self.batch = KeptBatch(size, pages, memory, model.shape.heads, sight)
+    def __init__(self, batch: KeptBatch, model: Model, memory: Memory, logits: torch.Tensor) -> None:
+        self.batch = batch
         self.replay: Launch | None = None
-        self._model, self._memory, self._logits = model, memory, logits[: size.rows]
+        self._model, self._memory, self._logits = model, memory, logits
 
     @torch.inference_mode()
     def record(self) -> torch.Tensor:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before any test imports triton
@@ -187,9 +189,31 @@ def test_a_guess_is_asked_for_where_its_price_is_less_than_what_it_saves():
 
 def test_the_option_arrives(tiny):
     def opened(**options):
-        settings = Settings(threads=1, kv_mb=16, **options)
-        return load(tiny, lambda: datetime(2026, 1, 1, tzinfo=UTC), settings).engine
+        asked = Settings(threads=1, kv_mb=16, **options)
+        return load(tiny, lambda: datetime(2026, 1, 1, tzinfo=UTC), asked).engine
 
     assert opened().glance is None
     assert opened(draft_window=64).glance.sight == Sight(64, 4)
     assert opened(draft_window=64, speculation=False).glance is None
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_page_is_lost_whatever_is_aborted(loaded, eager, seed):
+    """Aborted while waiting, reading, answering or forking, and short of memory, with glances at every step."""
+    chance, model, steps, jobs = random.Random(seed), loaded.engine.model, 0, []
+    memory = Memory(model.shape, 24, model.dtype, model.device, 16)
+    options = Options(Limits(6, 64, 24), glance=GLANCE, draft=8)
+    engine = Engine(model, loaded.tokenizer, memory, 128, time.perf_counter, options)
+    while steps < 50 or engine.busy:
+        if steps < 50 and chance.random() < 0.6:
+            prompt = [chance.randrange(5, 90) for _ in range(chance.randint(1, 90))]
+            ask = Ask(WARM, seed=steps, n=chance.randint(1, 3), most=chance.randint(0, 30), stops=())
+            jobs.append(Job([Task(prompt, ask)], lambda events: None))
+            engine.add(jobs[-1])
+        if jobs and chance.random() < 0.4:
+            jobs.pop(chance.randrange(len(jobs))).cancelled = True
+        engine.step()
+        engine.pool.check()
+        steps += 1
+    engine.check()
