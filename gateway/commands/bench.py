@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.plot is not None:
             require("drawing", "plot", ("matplotlib",))
+        from ...backends.engine.weights import obtain
+
+        obtain(args.weights)  # what is wrong with them is said at once, and fully
         found, capacity = asyncio.run(_measured(args))
         Console().print(table(found, f"{name_of(args.weights)}: capacity {capacity:.2f} requests a second"))
         if args.json is not None:

@@ -58,7 +58,9 @@ def _head(told: Told) -> Iterator[Text]:
     yield _row("model", f"{exchange.original.model} is answered by {ranked}")
     change = told.tokens_after - told.tokens_before
     share = f" ({change / told.tokens_before:+.1%})" if change and told.tokens_before else ""
-    yield _row("tokens", f"{told.tokens_before:,} before, {told.tokens_after:,} after{share}, counted here")
+    yield _row(
+        "tokens", f"{told.tokens_before:,} before, {told.tokens_after:,} after{share}, counted here; stages estimate"
+    )
     saved = told.saved_microusd
     if saved is not None:
         yield _row("saves", f"{saved / 1e6:.6f} USD, as far as this request can tell")

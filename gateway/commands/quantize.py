@@ -20,8 +20,7 @@ def run(weights: str, method: str, bits: int, group: int, data: list[Path], out:
         with _Bar() as bar:
             lines = quantize_job(weights, method, bits, group, data, out, tokens, bar.at)
     except (TrimtabError, OSError, ValueError) as e:
-        detail = getattr(e, "detail", None)
-        print(f"trimtab: {e}" + (f" ({detail})" if detail else ""), file=sys.stderr)
+        print(f"trimtab: {e}", file=sys.stderr)
         return 1
     print("\n".join(lines))
     return 0

@@ -47,9 +47,11 @@ def test_what_is_wrong_with_an_option_is_said(capsys):
     assert "kv_mb" in capsys.readouterr().err
 
 
-def test_weights_that_are_not_there_are_named(capsys, tmp_path):
-    assert cli.main(["engine", "serve", str(tmp_path / "none.gguf"), "--port", "0"]) == 1
-    assert "none.gguf" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [("engine", "serve"), ("bench", "engine"), ("quantize",)])
+def test_weights_that_are_not_there_are_named_once(command, capsys, caplog, tmp_path):
+    assert cli.main([*command, str(tmp_path / "none.gguf")]) == 1
+    assert capsys.readouterr().err.count("none.gguf") == 1
+    assert caplog.text == ""
 
 
 def test_a_bench_prints_and_writes_each_rate(tiny, tmp_path, capsys):
