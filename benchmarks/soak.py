@@ -59,6 +59,7 @@ class Found:
     held_microusd: int
     limiter_apart_microusd: int
     upstream_open: int
+    ledger_bytes: int = 0  # of its file, once it is closed
     rss: list[int] = field(default_factory=list)
 
 
@@ -105,6 +106,7 @@ def rows_of(found: Found, visits: int, *, exact: bool) -> list[Row]:
         at_most("open_reservations", found.open_reservations, 0),
         at_most("held_usd", found.held_microusd / 1e6, 0, unit="USD"),
         at_most("upstream_calls_open", found.upstream_open, 0),
+        Row("ledger_bytes_per_receipt", found.ledger_bytes / books.receipts, unit="bytes", n=books.receipts),
         at_most("rss_growth_kb_per_1k", growth(found.rss, visits), 100.0, unit="KB", n=len(found.rss)),
         Row("rss_end_mb", found.rss[-1] / 2**20, unit="MB", n=len(found.rss)),
     ]
@@ -150,6 +152,7 @@ async def soak(visits: list[Visit], folder: Path, *, http: bool, step: Callable[
             rss=rss,
         )
         found.limiter_apart_microusd = place.limiter.spent(TENANT) - found.books.microusd
+    found.ledger_bytes = place.ledger.stat().st_size
     found.left_fds = (await settled(fewest_fds=before_fds))[1] - before_fds
     return found
 
