@@ -23,7 +23,7 @@ import torch
 from ...kernels.dispatch import use_triton
 from .attention import Sight
 from .attention_kernels import is_prompt
-from .batch import Rows
+from .batch import Batch, Rows
 from .batch_kept import KeptBatch, Size
 from .memory import Memory
 from .model import Model
@@ -39,6 +39,7 @@ MOST_ROWS = 512  # a larger pass takes the device longer than its launches take 
 _MOST_NODES = 64  # of a tree
 _MOST_BUCKETS = 256
 _EVEN = 64
+_ALIKE = 0.1  # of the logits: padded products may round otherwise, a wrong pass is off by all of them
 
 
 class Graphs:
@@ -78,20 +79,31 @@ class Graphs:
             for _ in range(2):
                 self._computed(size, [])
 
+    def check(self) -> None:
+        """Give graphs up where a replay does not say what the same rows say without one: what is wrong with a device or
+        its driver shall not show in answers. Writes the first page, so it is for a time when nobody has any."""
+        for rows in ([Rows([1, 2, 3], 0, [1], range(3))], [Rows([4], 3, [1], range(1))]):
+            batch = Batch(rows, self._memory, self._model.shape.heads, self._sight, self._model.tiles)
+            usual, found = self._model.forward(batch, self._memory), None
+            for _ in range(3):  # to warm up, to capture, to replay once more
+                found = self.logits(rows)
+            if found is not None and not bool((found - usual).norm() <= _ALIKE * usual.norm()):
+                return self._give_up("a replayed one gave other logits")
+        return None
+
     def _computed(self, size: Size, sequences: Sequence[Rows]) -> torch.Tensor | None:
-        step = self._steps.get(size)
-        if step is None:
-            if len(self._steps) >= _MOST_BUCKETS:
-                return None
-            step = self._opened(size)
-            self._steps[size] = step
-            launch: Launch | None = step.record
-        else:
+        step, launch = self._steps.get(size), None
+        if step is not None:
             launch = step.replay or self._captured(step)
-        if launch is None:
+        elif len(self._steps) < _MOST_BUCKETS:
+            step = self._opened(size)
+            launch = step.record
+        if step is None or launch is None:
             return None
         step.batch.fill(sequences)
-        return launch()[: sum(len(s.tokens) for s in sequences)]
+        found = launch()[: sum(len(s.tokens) for s in sequences)]
+        self._steps[size] = step  # it has run: its kernels are compiled, as a capture needs
+        return found
 
     def _opened(self, size: Size) -> _Step:
         heads = self._model.shape.heads
@@ -102,10 +114,13 @@ class Graphs:
         try:
             step.replay = self._capture(step.record)
         except Exception as why:  # whatever it is, the step can be computed without
-            self._off = True
-            self._steps.clear()
-            log.warning("steps run without CUDA graphs from now on: one could not be captured: %s", why)
+            self._give_up(f"one could not be captured: {why}")
         return step.replay
+
+    def _give_up(self, why: str) -> None:
+        self._off = True
+        self._steps.clear()
+        log.warning("steps run without CUDA graphs from now on: %s", why)
 
     def _size(self, sequences: Sequence[Rows]) -> Size | None:
         """The bucket of a step; None where it has none."""

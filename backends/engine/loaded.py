@@ -140,6 +140,7 @@ def _capture(engine: Engine, s: Settings) -> None:
         if over is not None and Graphs.can(over.memory, over.sight):
             over.graphs = Graphs(over.model, over.memory, over.sight, engine.context, capture, rows)
             over.graphs.warm(answers)
+            over.graphs.check()
 
 
 def _warm(engine: Engine) -> None:

@@ -299,6 +299,24 @@ def test_a_failed_capture_costs_one_warning(model, usual, loaded, caplog):
     assert not engine.forward.over.graphs._steps
 
 
+def test_a_replay_that_says_something_else_is_found_when_a_model_is_loaded(model, caplog):
+    right = Graphs(model, memory_of(model, 4), Sight(), 64, Recorded())
+    right.check()
+    assert right.logits([Rows([3], 5, [1], range(1))]) is not None
+    assert not caplog.records
+
+    def wrongly(launch):
+        return lambda: launch() * 1.5
+
+    for most in (4, 1):  # both rows of the check; a single one
+        wrong = Graphs(model, memory_of(model, 4), Sight(), 64, wrongly, most)
+        wrong.check()
+        assert wrong.logits([Rows([3], 5, [1], range(1))]) is None
+    assert [r.message for r in caplog.records] == [
+        "steps run without CUDA graphs from now on: a replayed one gave other logits"
+    ] * 2
+
+
 def test_too_many_sizes_run_as_they_are(model, monkeypatch):
     monkeypatch.setattr(graphs, "_MOST_BUCKETS", 1)
     captured = Graphs(model, memory_of(model), Sight(), 128, Recorded())
@@ -313,7 +331,8 @@ def test_a_loaded_model_has_its_passes_captured(tiny, monkeypatch):
     engine = load(tiny, lambda: datetime(2026, 1, 1, tzinfo=UTC), settings, tiny).engine
     opening._capture(engine, settings)
     passes = [engine.forward.over, engine.glance, engine.guesses.small.over]
-    assert [sorted(size.sequences for size in over.graphs._steps) for over in passes] == [[1, 2], [1], [1]]
+    sizes = [sorted((size.sequences, size.rows) for size in over.graphs._steps) for over in passes]
+    assert sizes == [[(1, 1), (1, 4), (2, 2)], [(1, 1)], [(1, 1)]]
     assert passes[1].memory is passes[0].memory is not passes[2].memory
     assert passes[1].graphs._sight == Sight(64, 4)
     assert passes[2].graphs.logits([Rows([3], 5, [1], [0])]).shape == (1, passes[2].model.shape.vocabulary)
