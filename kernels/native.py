@@ -249,13 +249,18 @@ class Code:
         return Value(self, self.builder.select(which.of, a.of, b.of))
 
     def to(self, kind: Any, x: Value) -> Value:
-        """Converted: halves to floats, whole numbers to floats and back (to the nearest), to fewer bits."""
+        """Converted: halves to floats, floats to halves and to the nearest whole numbers, these to floats and to other
+        widths."""
         builder = self.builder
         element = kind.element if isinstance(kind, ir.VectorType) else kind
         if not x.floating:
             return Value(self, builder.sitofp(x.of, kind) if element is F32 else self._resized(x, kind))
+        if x.element is element:
+            return x
         if element is F32:
             return Value(self, builder.fpext(x.of, kind))
+        if element is F16:
+            return Value(self, builder.fptrunc(x.of, kind))
         nearest = self._of_floats("rint", x)
         return Value(self, builder.fptosi(nearest.of, kind))
 

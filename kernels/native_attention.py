@@ -9,21 +9,22 @@ nor the places where a tree's rows are stored can change a bit. Knows pages and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from .native import F32, F32X16, I32, I64, LANES, Code, Program, Value, vector
+from .native import F16, F32, F32X16, I32, I64, LANES, Code, Program, Value, vector
 from .native_rows import exp2, lanes
 
 HEADS_AT_ONCE = 4
 _LOG2_E = 1.4426950408889634
 
 
-def write_attention(program: Program, heads: int, kv_heads: int, head: int, page: int) -> None:
+def write_attention(program: Program, heads: int, kv_heads: int, head: int, page: int, kept: Any = F32) -> None:
     """`attention`: `seen` [rows, heads * head] of queries in rows qkv [rows, BETWEEN].
 
-    `keys` [pages, kv_heads, head, page], `values` [pages, kv_heads, page, head]. For each row, int64: `starts` and
-    `counts`, its pages in `tables` (int32); `ends`, how many keys of them it may see; `biases`, where in `bias`
-    (float32) what is added to the scores of all its pages' positions begins, negative for none. `scratch` has room for
-    SCRATCH floats a part: four rows of scores.
+    `keys` [pages, kv_heads, head, page] and `values` [pages, kv_heads, page, head] are floats or halves (`kept`). For
+    each row, int64: `starts` and `counts`, its pages in `tables` (int32); `ends`, how many keys of them it may see;
+    `biases`, where in `bias` (float32) what is added to the scores of all its pages' positions begins, negative for
+    none. `scratch` has room for SCRATCH floats a part: four rows of scores.
     """
     code = program.function(
         "attention", "rows", "qkv", "keys", "values", "starts", "counts", "ends", "biases", "tables", "bias", "scratch",
@@ -31,7 +32,7 @@ def write_attention(program: Program, heads: int, kv_heads: int, head: int, page
     )  # fmt: skip
     group = heads // kv_heads
     pieces = [(a, min(group, a + HEADS_AT_ONCE)) for a in range(0, group, HEADS_AT_ONCE)]
-    sizes = _Sizes(heads, kv_heads, head, page)
+    sizes = _Sizes(heads, kv_heads, head, page, kept)
     units = code.load(I64, code.rows) * kv_heads
     # A part takes key heads in turn, so that one long row is shared out too.
     for unit in code.loop(code.part, units, code.parts):
@@ -48,16 +49,17 @@ class _Sizes:
     kv_heads: int
     head: int
     page: int
+    kept: Any
+
+    @property
+    def bytes(self) -> int:
+        """Of a number that is kept."""
+        return 2 if self.kept is F16 else 4
 
     @property
     def block(self) -> int:
         """Bytes of one page's keys, or values, of one key head."""
-        return self.head * self.page * 4
-
-    @property
-    def lines(self) -> int:
-        """Lines of 64 bytes in what one position, or one column of the head, has of a block."""
-        return max(1, self.head * 4 // 64)
+        return self.head * self.page * self.bytes
 
 
 class _Keys:
@@ -82,7 +84,9 @@ class _Heads:
 
     def __init__(self, code: Code, sizes: _Sizes, keys: _Keys, following: _Keys, some: range) -> None:
         self.code, self.keys, self.following = code, keys, following
-        self.head, self.page, self.lines = sizes.head, sizes.page, sizes.lines
+        self.head, self.page, self.kept, self.bytes, self.block = (
+            sizes.head, sizes.page, sizes.kept, sizes.bytes, sizes.block
+        )  # fmt: skip
         own = [keys.kv * (sizes.heads // sizes.kv_heads) + i for i in some]
         self.queries = [code.qkv + (keys.row * code.BETWEEN + h * self.head) * 4 for h in own]
         self.out = [code.seen + (keys.row * sizes.heads + h) * (self.head * 4) for h in own]
@@ -106,21 +110,23 @@ class _Heads:
         for i in code.loop(0, self.keys.count):
             at = self.keys.at(i)
             keys, values = code.keys + at, code.values + at
+            left = self.keys.end - i * self.page
+            last = code.select(left < self.page, left * self.head / self.page, code.number(I64, self.head)) - 1
             sums = [[code.variable(code.number(F32X16, 0.0)) for _ in range(tiles)] for _ in self.queries]
             for d in code.loop(0, self.head):
-                self._fetch(values, d)
-                columns = [code.load(F32X16, keys + (d * self.page + t * LANES) * 4) for t in range(tiles)]
+                self._fetch(values, code.select(d < last, d, last), self.head)
+                columns = [self._load(keys, d * self.page + t * LANES, LANES) for t in range(tiles)]
                 for query, own in zip(self.queries, sums, strict=True):
                     number = code.spread_from(F32, query + d * 4)
                     for column, total in zip(columns, own, strict=True):
                         total.set(code.fma(number, column, total.get()))
-            left = code.to(I32, self.keys.end - i * self.page)
+            seen = code.spread(code.to(I32, left))
             for t in range(tiles):
-                hidden = code.lanes(*range(t * LANES, (t + 1) * LANES)) < code.spread(left)
+                visible = code.lanes(*range(t * LANES, (t + 1) * LANES)) < seen
                 place = (i * self.page + t * LANES) * 4
                 for own, scores, most in zip(sums, self.scores, largest, strict=True):
                     score = own[t].get() * float(_LOG2_E * self.head**-0.5)
-                    score = code.select(hidden, score, lowest)
+                    score = code.select(visible, score, lowest)
                     own[t].set(score)
                     with code.when(self.keys.bias > -1):
                         own[t].set(score + code.load(F32X16, code.bias + self.keys.bias * 4 + place))
@@ -141,8 +147,8 @@ class _Heads:
             left = self.keys.end - i * self.page
             here = code.select(left > self.page, code.number(I64, self.page), left)
             for position in code.loop(0, here):
-                self._fetch(following, position)
-                columns = [code.load(kind, values + (position * self.head + place) * 4) for place in places]
+                self._fetch(following, position, self.page)
+                columns = [self._load(values, position * self.head + place, kind.count) for place in places]
                 for scores, total, own in zip(self.scores, sums, seen, strict=True):
                     weight = code.spread_from(F32, scores + (i * self.page + position) * 4, kind.count)
                     total.set(total.get() + weight)
@@ -152,7 +158,13 @@ class _Heads:
             for place, added in zip(places, own, strict=True):
                 code.store(added.get() / total.get(), out + place * 4)
 
-    def _fetch(self, block: Value, i: Value) -> None:
-        """Begin to bring the i-th share of a block near, while another is computed with."""
-        for line in range(self.lines):
-            self.code.prefetch(block + i * (self.lines * 64) + line * 64)
+    def _load(self, block: Value, i: Value, count: int) -> Value:
+        """Numbers of a block from the i-th on, as floats."""
+        found = self.code.load(vector(self.kept, count), block + i * self.bytes)
+        return self.code.to(vector(F32, count), found)
+
+    def _fetch(self, block: Value, i: Value, of: int) -> None:
+        """Begin to bring the i-th `of` so many shares of a block near, while another is computed with."""
+        share = max(64, self.block // of)
+        for line in range(0, share, 64):
+            self.code.prefetch(block + i * share + line)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .native import F32, F32X16, I8, I32, I32X16, I64, LANES, Code, Program, Value, vector
+from .native import F16, F32, F32X16, I8, I32, I32X16, I64, LANES, Code, Program, Value, vector
 from .native_product import BLOCK, ORDER, ROWS
 
 _LOG2_E = 1.4426950408889634
@@ -136,19 +136,28 @@ def _write_block(code: Code, block: Value, values: list[Value], bound: Value) ->
 
 
 def write_turned(
-    program: Program, heads: int, kv_heads: int, head: int, page: int, epsilon: float, *, biases: bool, norms: bool
+    program: Program,
+    heads: int,
+    kv_heads: int,
+    head: int,
+    page: int,
+    epsilon: float,
+    kept: Any = F32,
+    *,
+    biases: bool,
+    norms: bool,
 ) -> None:
     """`turned`: rows qkv [rows, BETWEEN] of heads; queries are rotated in place, keys and values go to their pages.
 
     `turns` float32 [positions, head]: the cosines of a head's pairs (i, i + head / 2), then their sines. `slots` int64:
-    page * page size + place in it; `keys` [pages, kv_heads, head, page], `values` [pages, kv_heads, page, head].
-    `bias` is added to a row before, if `biases`; each head of queries and keys is normed if `norms`.
+    page * page size + place in it; `keys` [pages, kv_heads, head, page], `values` [pages, kv_heads, page, head], floats
+    or halves (`kept`). `bias` is added to a row before, if `biases`; heads of queries and keys are normed if `norms`.
     """
     code = program.function(
         "turned", "rows", "qkv", "positions", "slots", "turns", "keys", "values", "bias", "q_norm", "k_norm", "BETWEEN"
     )
     half, kind = head // 2, vector(F32, lanes(head // 2))
-    step = kind.count
+    step, size = kind.count, 2 if kept is F16 else 4
 
     def part(at: Value, bias: Value, i: Value) -> Value:
         v = code.load(kind, at + i * 4)
@@ -171,15 +180,15 @@ def write_turned(
                     code.store(code.fma(a, cosine, b * sine * -1.0), at + i * 4)
                     code.store(code.fma(a, sine, b * cosine), at + (i + half) * 4)
                 if first:
-                    key = code.keys + ((block + h - heads) * (head * page) + place) * 4
+                    key = code.keys + ((block + h - heads) * (head * page) + place) * size
                     for i in code.loop(0, head):
-                        code.store(code.load(F32, at + i * 4), key + i * (page * 4))
+                        code.store(code.to(kept, code.load(F32, at + i * 4)), key + i * (page * size))
         for h in code.loop(0, kv_heads):
             at = code.qkv + (row * code.BETWEEN + (h + heads + kv_heads) * head) * 4
             bias = code.bias + (h + heads + kv_heads) * (head * 4)
-            value = code.values + ((block + h) * page + place) * (head * 4)
+            value = code.values + ((block + h) * page + place) * (head * size)
             for i in code.loop(0, head, step):
-                code.store(part(at, bias, i), value + i * 4)
+                code.store(code.to(vector(kept, step), part(at, bias, i)), value + i * size)
     code.done()
 
 

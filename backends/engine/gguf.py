@@ -37,14 +37,7 @@ class Tensor:
 
     @property
     def kind(self) -> Kind:
-        kind = KINDS.get(self.type)
-        if kind is None:
-            known = ", ".join(k.name for k in KINDS.values())
-            raise ModelUnavailable(
-                f"the weights use the tensor type {name_of(self.type)}, which the engine does not read",
-                detail=f"tensor {self.name}; it reads {known}",
-            )
-        return kind
+        return KINDS[self.type]
 
     @property
     def size(self) -> int:
@@ -63,7 +56,7 @@ class GGUF:
         try:
             self.metadata, tensors, align = _header(reader)
         except _Damaged as e:
-            raise self._bad(str(e)) from None
+            raise self.damaged(str(e)) from None
         start = -(-reader.at // align) * align
         self.header_size = start
         self.tensors = {t.name: Tensor(t.name, t.shape, t.type, start + t.offset) for t in tensors}
@@ -99,7 +92,7 @@ class GGUF:
             with ThreadPoolExecutor(_THREADS) as threads:
                 sound = all(list(threads.map(unpack, starts)))
         if not sound:
-            raise self._bad(f"{name} holds values that are no numbers")
+            raise self.damaged(f"{name} holds values that are no numbers")
         return out.reshape(tensor.shape)
 
     def kind(self, name: str) -> str:
@@ -114,17 +107,24 @@ class GGUF:
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise self._bad(f"the tensor {name} is missing")
+            raise self.damaged(f"the tensor {name} is missing")
         return self.tensors[name]
 
     def _check(self, tensor: Tensor) -> None:
+        if tensor.type not in KINDS:
+            known = ", ".join(k.name for k in KINDS.values())
+            raise ModelUnavailable(
+                f"the weights use the tensor type {name_of(tensor.type)}, which the engine does not read",
+                detail=f"{self.path}: tensor {tensor.name}; it reads {known}",
+            )
         if tensor.shape and tensor.shape[-1] % tensor.kind.weights:
-            raise self._bad(f"a row of {tensor.name} is no whole number of {tensor.kind.name} blocks")
+            raise self.damaged(f"a row of {tensor.name} is no whole number of {tensor.kind.name} blocks")
         end = tensor.offset + tensor.size
         if end > len(self._map):
-            raise self._bad(f"the file is cut short: {tensor.name} ends at byte {end} of {len(self._map)}")
+            raise self.damaged(f"the file is cut short: {tensor.name} ends at byte {end} of {len(self._map)}")
 
-    def _bad(self, why: str) -> ModelUnavailable:
+    def damaged(self, why: str) -> ModelUnavailable:
+        """The error that says so."""
         return ModelUnavailable(f"the weights are damaged: {why}", detail=f"{self.path}; fetch the file again")
 
 

@@ -70,6 +70,8 @@ class GgufCheckpoint:
         head = 4 if kind == "Q4_1" else 2
         q = nibbles(blocks[:, head:]).reshape(rows, columns)
         numbers = blocks[:, :head].copy().view("<f2").astype(np.float32).reshape(rows, columns // 32, head // 2)
+        if not np.isfinite(numbers.sum()):
+            raise self._file.damaged(f"{own} holds values that are no numbers")
         scales = np.ascontiguousarray(numbers[..., 0])
         leasts = np.ascontiguousarray(numbers[..., 1]) if head == 4 else -8 * scales
         values = np.bitwise_or(q[:, 0::2], q[:, 1::2] << np.uint8(4), dtype=np.uint8)

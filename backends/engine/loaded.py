@@ -64,13 +64,13 @@ def load(
     template = ChatTemplate(checkpoint.template, tokenizer, now)
     model = Model(checkpoint, s.compute, "cuda" if torch.cuda.is_available() else "cpu")
     fp8 = _in_fp8(s, model.device)
-    kept = FP8 if fp8 else model.dtype
+    sight = Sight(s.window, s.sinks, marks(s.marks, tokenizer), s.best_pages)
+    rows = model.kept(sight)
     digest = hashlib.sha256(checkpoint.fingerprint() + model.compute.encode() + (s.kv or "").encode()).hexdigest()
     context = min(s.context or model.shape.context, model.shape.context)
     most = s.most_running * -(-context // PAGE)
-    pages = min(most, pages_for(model.shape, s.kv_mb, kept))
-    memory = Memory(model.shape, pages, model.dtype, model.device, fp8=fp8)
-    sight = Sight(s.window, s.sinks, marks(s.marks, tokenizer), s.best_pages)
+    pages = min(most, pages_for(model.shape, s.kv_mb, FP8 if fp8 else rows))
+    memory = Memory(model.shape, pages, rows, model.device, fp8=fp8)
     engine = Engine(model, tokenizer, memory, context, time.perf_counter, options(s, sight))
     if small is not None and engine.options.draft:
         engine.guesses.small = _small(small, path.name, tokenizer, s, context, model.device.type)
@@ -108,8 +108,9 @@ def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: 
     checkpoint = open_checkpoint(path)
     check_vocabulary(Tokenizer(checkpoint.vocabulary).bytes, path.name, tokenizer.bytes, target)
     model = Model(checkpoint, s.compute, device)
-    pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), model.dtype))
-    return OwnPages(model, Memory(model.shape, pages, model.dtype, model.device))
+    rows = model.kept(Sight())
+    pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), rows))
+    return OwnPages(model, Memory(model.shape, pages, rows, model.device))
 
 
 def _in_fp8(s: Settings, device: torch.device) -> bool:

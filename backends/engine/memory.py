@@ -7,6 +7,8 @@ which one operation makes for any set of pages without gathering them (attention
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,8 +116,15 @@ def pages_for(shape: Shape, megabytes: int, dtype: torch.dtype, page: int = PAGE
     return max(2, (megabytes << 20) // one)
 
 
+_NUMBERS = {torch.float32: np.float32, torch.float16: np.float16}
+
+
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    if device.type == "cpu" and dtype == torch.float32:
-        # calloc: the system gives memory when a page is first written, so an idle engine stays small.
-        return torch.from_numpy(np.zeros(size, dtype=np.float32))
-    return torch.zeros(size, dtype=dtype, device=device)
+    if device.type != "cpu" or dtype not in _NUMBERS:
+        return torch.zeros(size, dtype=dtype, device=device)
+    # The system gives memory when a page is first written, so an idle engine stays small; in its small pages, since a
+    # token writes a little in many places.
+    room = mmap.mmap(-1, math.prod(size) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        room.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.from_numpy(np.frombuffer(room, dtype=_NUMBERS[dtype]).reshape(size))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from .attention import chained
+from .attention import Sight, chained
 from .batch import Batch
 from .checkpoint import Checkpoint
 from .checkpoint_halves import Halves
@@ -61,6 +61,10 @@ class Model:
         self._fused: Fused | None = None
         self._native = self._natively()
         del self._checkpoint
+
+    def kept(self, sight: Sight) -> torch.dtype:
+        """What keys and values are best kept as: native functions read halves, and are not who chooses pages."""
+        return self.dtype if self._native is None or sight.best is not None else torch.float16
 
     @torch.inference_mode()
     def forward(self, batch: Batch, memory: Memory) -> torch.Tensor:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from ...kernels.native import Compiled, Program
+from ...kernels.native import F16, F32, Compiled, Program
 from ...kernels.native_attention import HEADS_AT_ONCE, write_attention
 from ...kernels.native_rows import write_normed, write_turned
 from .batch import Batch
@@ -53,8 +54,8 @@ class Native:
     ) -> None:
         self.shape, self.layers, self.norm, self.head = shape, layers, norm, head
         self.turns = torch.cat((turns.real, turns.imag), dim=-1).contiguous()
-        self._passes: dict[Memory, Pass] = {}
-        self._programs: dict[int, Compiled] = {}
+        self._passes: WeakKeyDictionary[Memory, Pass] = WeakKeyDictionary()
+        self._programs: dict[tuple[int, torch.dtype], Compiled] = {}
 
     @classmethod
     def of(
@@ -76,15 +77,15 @@ class Native:
             found = self._passes[memory] = Pass(self, memory, rows, parts)
         return found.run(embedding, batch, parts)
 
-    def program(self, page: int) -> Compiled:
-        """What this model's sizes are written into."""
-        if page not in self._programs:
-            s, program = self.shape, Program()
+    def program(self, page: int, dtype: torch.dtype) -> Compiled:
+        """What this model's sizes are written into, for memory of such pages and numbers."""
+        if (page, dtype) not in self._programs:
+            s, program, kept = self.shape, Program(), _KEPT[dtype]
             write_normed(program, s.epsilon)
-            write_turned(program, s.heads, s.kv_heads, s.head, page, s.epsilon, biases=s.biases, norms=s.qk_norm)
-            write_attention(program, s.heads, s.kv_heads, s.head, page)
-            self._programs[page] = program.compile()
-        return self._programs[page]
+            write_turned(program, s.heads, s.kv_heads, s.head, page, s.epsilon, kept, biases=s.biases, norms=s.qk_norm)
+            write_attention(program, s.heads, s.kv_heads, s.head, page, kept)
+            self._programs[page, dtype] = program.compile()
+        return self._programs[page, dtype]
 
 
 class Pass:
@@ -93,7 +94,7 @@ class Pass:
     def __init__(self, model: Native, memory: Memory, rows: int, parts: int) -> None:
         self.rows, self.parts = rows, parts
         s = model.shape
-        self._model, self._tape, self._program = model, Tape(), model.program(memory.page)
+        self._model, self._tape, self._program = model, Tape(), model.program(memory.page, memory.values.dtype)
         # How many rows there are, and how many of them are wanted.
         self._counts = np.zeros(2, dtype=np.int64)
         self._positions, self._slots, self._wanted = (np.zeros(rows, dtype=np.int64) for _ in range(3))
@@ -153,8 +154,9 @@ class Pass:
         self._counts[:] = rows, wanted
         self._positions[:rows], self._slots[:rows] = batch.positions, batch.slots
         self._plan[:, :rows] = plan.starts, plan.counts, plan.ends, plan.biases
+        tables, bias = address(plan.tables), address(plan.bias)
         for words in self._attending:
-            words[_TABLES], words[_BIAS] = address(plan.tables), address(plan.bias)
+            words[_TABLES], words[_BIAS] = tables, bias
         if not wanted:
             self._tape.run(parts, self._layers)
             return torch.empty((0, self._model.shape.vocabulary))
@@ -173,5 +175,6 @@ def _layer(layer: Layer) -> _Layer | None:
     return _Layer(layer.attention_norm, qkv, layer.bias, norms, out, layer.mlp_norm, gate_up, down)
 
 
+_KEPT = {torch.float32: F32, torch.float16: F16}
 _TABLES, _BIAS = 8, 9  # of attention's words
 _Y = 11  # of a product's words

@@ -93,6 +93,8 @@ def test_values_that_are_no_numbers_are_named(tiny, tmp_path):
     (tmp_path / "nan.gguf").write_bytes(data)
     with pytest.raises(ModelUnavailable, match=r"blk\.0\.attn_q\.weight holds values"):
         GGUF(tmp_path / "nan.gguf").floats("blk.0.attn_q.weight")
+    with pytest.raises(ModelUnavailable, match=r"blk\.0\.attn_q\.weight holds values"):
+        GgufCheckpoint(tmp_path / "nan.gguf").four_bits("layers.0.q")
 
 
 def test_a_tensor_that_we_would_leave_out_is_named(write_gguf, tmp_path):
