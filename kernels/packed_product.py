@@ -10,15 +10,17 @@ import torch
 from .dispatch import power_of_two, require, require_floats
 
 
-def check_product(
-    x: torch.Tensor, rows: int, columns: int, bias: torch.Tensor | None, out: torch.Tensor | None
-) -> None:
-    """Raises ValueError naming the argument that does not fit a weight [rows, columns]."""
+def check_input(x: torch.Tensor, columns: int) -> None:
+    """Raises ValueError naming x if it is none for a weight of so many columns."""
     require_floats("x", x)
-    require_floats("bias", bias)
     require(x.ndim == 2, "x", "must be [rows, in]")
     require(x.shape[1] == columns, "x", f"must have the weight's {columns} columns, not {x.shape[1]}")
     require(x.stride(1) == 1, "x", "columns must be contiguous")
+
+
+def check_output(x: torch.Tensor, rows: int, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
+    """Raises ValueError naming what does not fit a weight of so many rows: its own tensors are checked before."""
+    require_floats("bias", bias)
     if bias is not None:
         require(bias.shape == (rows,) and bias.device == x.device, "bias", "must be [out], on x's device")
         require(bias.is_contiguous(), "bias", "must be contiguous")

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from .dispatch import blocks, jit, multiprocessors, on, require, tl, tuned, use_triton
 from .int4_weight import SPAN, Int4Weight, dense
-from .packed_product import check_product, product_blocks
+from .packed_product import check_input, check_output, product_blocks
 from .split_k import add_parts, splits_for
 
 _SYMMETRIC, _ZEROS, _OFFSETS = 0, 1, 2
@@ -328,7 +328,7 @@ def dequantize(weight: Int4Weight, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _check(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
-    check_product(x, weight.rows, weight.columns, bias, out)
+    check_input(x, weight.columns)
     require(weight.codes.device == x.device, "weight", "must be on x's device")
     groups = (weight.codes.shape[0] * SPAN // weight.group, weight.rows)
     require(weight.codes.dtype == torch.int16 and weight.codes.is_contiguous(), "weight", "codes must be as packed")
@@ -336,3 +336,4 @@ def _check(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, out: 
         if held is not None:
             fits = held.shape == groups and held.device == x.device and held.is_contiguous()
             require(fits, "weight", "scales, zeros and offsets must be [groups, out], contiguous, on x's device")
+    check_output(x, weight.rows, bias, out)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .dispatch import blocks, jit, multiprocessors, on, require, tl, tuned, use_triton
-from .packed_product import check_product, product_blocks
+from .packed_product import check_input, check_output, product_blocks
 from .split_k import add_parts, splits_for
 
 _STEP = 128  # columns a step of the kernel reads, where groups are not smaller
@@ -176,10 +176,11 @@ def _choice(x: torch.Tensor, n: int, steps: int, rows: int) -> dict[str, int]:
 
 def _check(x: torch.Tensor, weight: Int8Weight, bias: torch.Tensor | None, out: torch.Tensor | None) -> None:
     rows, columns = weight.codes.shape
-    check_product(x, rows, columns, bias, out)
+    check_input(x, columns)
     groups = blocks(columns, weight.group) if weight.group else 1
     require(weight.scales.shape == (groups, rows), "weight", "scales must be [groups, out]")
     require(weight.codes.dtype == torch.int8, "weight", "codes must be int8")
     alike = weight.codes.device == weight.scales.device == x.device
     require(alike, "weight", "must be on x's device")
     require(weight.codes.is_contiguous() and weight.scales.is_contiguous(), "weight", "must be contiguous")
+    check_output(x, rows, bias, out)
