@@ -54,7 +54,10 @@ def run(url: str | None, key: str, model: str) -> int:
                 console.print(f"[red]{ask.__name__.strip('_')} failed:[/] {e}")
                 return 1
             console.print(f"[bold]{shown[-1].what}[/]: {shown[-1].text.strip()!r}", highlight=False)
-        console.print(_table([_receipt(base, key, each) for each in shown]))
+        receipts = [_receipt(base, key, each) for each in shown]
+        console.print(_table(receipts))
+        for story in _stories(receipts):
+            console.print(story, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -104,24 +107,27 @@ def _receipt(base: str, key: str, shown: Shown) -> tuple[Shown, dict[str, Any]]:
 
 
 def _table(receipts: list[tuple[Shown, dict[str, Any]]]) -> Table:
-    table = Table(title="receipts")
+    table = Table(title="receipts: tokens in and out, dollars, milliseconds")
     columns: list[tuple[str, Callable[[Shown, dict[str, Any]], str]]] = [
         ("request", lambda shown, r: shown.what),
-        ("answered by", lambda shown, r: r.get("target", "")),
-        ("tokens in", lambda shown, r: str(r.get("usage", {}).get("prompt", 0))),
+        ("by", lambda shown, r: r.get("target", "")),
+        ("in", lambda shown, r: str(r.get("usage", {}).get("prompt", 0))),
         ("out", lambda shown, r: str(r.get("usage", {}).get("completion", 0))),
         ("USD", lambda shown, r: f"{r['cost_usd']:.6f}" if r.get("priced") else "no price"),
-        ("saved USD", lambda shown, r: f"{r['saved_usd']:.6f}"),
-        ("ms", lambda shown, r: f"{r.get('total_ms', 0):.0f}"),
-        ("what was done", lambda shown, r: _story(r.get("lines", []))),
+        ("saved", lambda shown, r: f"{r['saved_usd']:.6f}"),
+        ("ms", lambda shown, r: f"{r.get('total_ms', 0):,.0f}"),
     ]
     for name, _ in columns:
-        table.add_column(
-            name, overflow="fold", justify="right" if name in ("tokens in", "out", "USD", "ms") else "left"
-        )
+        table.add_column(name, justify="left" if name in ("request", "by") else "right")
     for shown, receipt in receipts:
         table.add_row(*(cell(shown, receipt) for _, cell in columns))
     return table
+
+
+def _stories(receipts: list[tuple[Shown, dict[str, Any]]]) -> Iterator[str]:
+    """What the stages did to each request: beside the figures it would leave them no room."""
+    for shown, receipt in receipts:
+        yield f"{shown.what}: {_story(receipt.get('lines', []))}; receipt {receipt['id']}"
 
 
 def _story(lines: list[dict[str, Any]]) -> str:
