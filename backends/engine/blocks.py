@@ -163,5 +163,20 @@ _OTHERS |= {18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 
 _OTHERS |= {26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
 
 
+def fours(kind: str, b: Bytes) -> tuple[Bytes, Floats, Floats] | None:
+    """What a block of 4-bit values has: q uint8 [n, weights], and of each 32 of them a scale and a least, so that a
+    weight is q * scale + least. None of other kinds."""
+    if kind == "Q4_0":
+        scale = _f16(b[:, :2].copy())
+        return nibbles(b[:, 2:]), scale, -8 * scale
+    if kind == "Q4_1":
+        head = _f16(b[:, :4].copy())
+        return nibbles(b[:, 4:]), head[:, :1], head[:, 1:]
+    if kind == "Q4_K":
+        head, (scale, least) = _f16(b[:, :4].copy()), _six_bits(b[:, 4:16])
+        return _halves(b[:, 16:]), head[:, :1] * scale, -(head[:, 1:] * least)
+    return None
+
+
 def name_of(number: int) -> str:
     return _OTHERS.get(number, f"number {number}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...protocol.errors import ModelUnavailable
-from .blocks import Floats, nibbles
+from .blocks import Floats, fours
 from .checkpoint import FourBits, Vocabulary, check_dimensions
 from .gguf import GGUF
 from .shape import Rope, Scaling, Shape, count, family, number
@@ -62,20 +62,15 @@ class GgufCheckpoint:
 
     def four_bits(self, name: str) -> FourBits | None:
         own = _own(name)
-        kind = self._file.kind(own)
-        if kind not in ("Q4_0", "Q4_1"):
+        found = fours(self._file.kind(own), self._file.blocks(own))
+        if found is None:
             return None
         rows, columns = self._file.shape(own)
-        blocks = self._file.blocks(own)
-        head = 4 if kind == "Q4_1" else 2
-        q = nibbles(blocks[:, head:]).reshape(rows, columns)
-        numbers = blocks[:, :head].copy().view("<f2").astype(np.float32).reshape(rows, columns // 32, head // 2)
-        if not np.isfinite(numbers.sum()):
+        q, scales, leasts = found[0].reshape(rows, columns), *(np.ascontiguousarray(a) for a in found[1:])
+        if not np.isfinite(scales.sum() + leasts.sum()):
             raise self._file.damaged(f"{own} holds values that are no numbers")
-        scales = np.ascontiguousarray(numbers[..., 0])
-        leasts = np.ascontiguousarray(numbers[..., 1]) if head == 4 else -8 * scales
         values = np.bitwise_or(q[:, 0::2], q[:, 1::2] << np.uint8(4), dtype=np.uint8)
-        return FourBits(values, scales, leasts, 32)
+        return FourBits(values, scales.reshape(rows, -1), leasts.reshape(rows, -1), 32)
 
     def fingerprint(self) -> bytes:
         return self._file.header()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.backends.engine.blocks import KINDS
+from trimtab.backends.engine.blocks import KINDS, fours
 
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
 SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0]}
@@ -101,7 +101,13 @@ def test_blocks_unpack_as_their_layout_says(name, data):
         for at in SCALES[name]:
             struct.pack_into("<e", block, at, data.draw(st.floats(-100, 100, width=16)))
         blocks.append(bytes(block))
-    got = kind.unpack(np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, kind.size))
+    raw = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, kind.size)
+    got, parts = kind.unpack(raw), fours(name, raw)
+    assert (parts is not None) == (name in ("Q4_0", "Q4_1", "Q4_K"))
+    if parts is not None:
+        q, scales, leasts = parts
+        whole = q.reshape(len(blocks), -1, 32) * scales[..., None] + leasts[..., None]
+        np.testing.assert_allclose(whole.reshape(got.shape), got, rtol=1e-5, atol=1e-3)
     assert got.dtype == np.float32
     assert got.shape == (len(blocks), kind.weights)
     np.testing.assert_allclose(got, [plain(name, b) for b in blocks], rtol=1e-5, atol=1e-3)
