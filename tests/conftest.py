@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from trimtab.backends.fake_server import FakeServer
 from trimtab.gateway.config import Config
+from trimtab.gateway.live import Gateway
 from trimtab.gateway.server import bind, build, uvicorn_config
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def serve(tmp_path: Path) -> Serve:
         gateway = build(made)
         sock = bind("127.0.0.1", 0)
         await gateway.start()
+        await _warm(gateway, made)
         server = PromptServer(uvicorn_config(gateway, made))
         serving = asyncio.ensure_future(server.serve(sockets=[sock]))
         while not server.started:
@@ -58,6 +60,13 @@ def serve(tmp_path: Path) -> Serve:
             sock.close()
 
     return start
+
+
+async def _warm(gateway: Gateway, config: Config) -> None:
+    """Who gives the router all the time there is tests what it decides, and not how soon an embedder is loaded."""
+    patient = any(tenant.policy.route.deadline_ms == 5_000 for tenant in config.tenants.values())
+    if patient and gateway.routing.embedder is not None:
+        await gateway.routing.embedder.embed(["warm"], tenant="nobody")
 
 
 @pytest.fixture
