@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .native import F16, F32, F32X16, I8, I32, I32X16, I64, LANES, Code, Program, Value, vector
-from .native_product import BLOCK, ORDER, ROWS
+from .native_product import BLOCK, BYTES, ORDER, ROWS
 
 _LOG2_E = 1.4426950408889634
 _MAGIC = 1.5 * 2**23  # added to a float32 of at most 2^22, it leaves the nearest whole number in the lowest bits
@@ -40,6 +40,33 @@ def exp2(code: Code, x: Value) -> Value:
     whole = code.bits(vector(I32, x.type.count), shifted) - (_MAGIC_BITS - 127)
     power = power * code.bits(x.type, whole << 23)
     return code.select(x < -126.0, code.number(x.type, 0.0), power)
+
+
+def write_embedded(program: Program, bits: int) -> None:
+    """`embedded4` or `embedded8`: rows `tokens` (int64) of a matrix in blocks (native_product.py) as numbers, x float32
+    [rows, WIDTH]."""
+    code = program.function(f"embedded{bits}", "rows", "tokens", "weights", "finals", "x", "WIDTH")
+    blocks, size = code.WIDTH / BLOCK, BYTES[bits]
+    for row in code.loop(code.part, code.load(I64, code.rows), code.parts):
+        token = code.load(I64, code.tokens + row * 8)
+        strip, lane = token / LANES, token % LANES
+        final = code.load(F32, code.finals + token * 4)
+        for block in code.loop(0, blocks):
+            at, x = code.weights + (strip * blocks + block) * size, code.x + (row * code.WIDTH + block * BLOCK) * 4
+            scale, least = (
+                code.to(F32, code.load(F16, at + (size - behind) + lane * 2))
+                for behind in (32 if bits == 8 else 64, 32)
+            )
+            for i, column in enumerate(ORDER):
+                byte = at + lane * 4 + (i // 4 * 64 + i % 4) % (256 if bits == 4 else 512)
+                value = code.load(I8, byte)
+                if bits == 8:
+                    number = code.to(F32, code.to(I32, value) & 0xFF) - 128.0
+                    code.store(number * scale * final, x + column * 4)
+                else:
+                    number = code.to(F32, (code.to(I32, value) >> (4 if i >= 16 else 0)) & 0xF)
+                    code.store((number * scale + least) * final, x + column * 4)
+    code.done()
 
 
 def write_normed(program: Program, epsilon: float) -> None:

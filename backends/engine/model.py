@@ -6,6 +6,7 @@ or sampling.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ class Model:
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16  # of keys, values and activations
         self.tiles = self.device.type != "cpu" or chained(self.shape.head, 64)
         self._checkpoint = checkpoint
-        self._embedding = self._tensor("embedding")
         self._head = self._linear("embedding" if self.shape.tied else "head")
+        self._embedding = self._rows_of("embedding")
         self._norm = self._tensor("norm")
         self._layers = [self._layer(f"layers.{i}.") for i in range(self.shape.layers)]
         self._turns = self._rotations()
@@ -70,8 +71,8 @@ class Model:
     def forward(self, batch: Batch, memory: Memory) -> torch.Tensor:
         """Write the batch's keys and values; gives float32 logits [wanted, vocabulary]."""
         if self._native is not None and batch.sight.best is None and memory.turned:
-            return self._native.forward(self._embedding, batch, memory)
-        x = self._embedding[batch.tokens]
+            return self._native.forward(batch, memory)
+        x = self._embedding(batch.tokens)
         x = self._through(x.float(), batch, memory) if memory.turned else self._by_kernels().through(x, batch, memory)
         if not len(batch.wanted):
             return torch.empty((0, self.shape.vocabulary), device=self.device)
@@ -91,8 +92,11 @@ class Model:
         if self._head.blocks is None:
             return None
         from .model_native import Native
+        from .native import BlockRows
 
-        return Native.of(self.shape, self._layers, self._norm, self._head, self._turns)
+        assert isinstance(self._embedding, BlockRows)
+        embedding = self._embedding.blocks
+        return Native.of(self.shape, embedding, self._layers, self._norm, self._head, self._turns)
 
     def _by_kernels(self) -> Fused:
         if self._fused is None:
@@ -140,6 +144,17 @@ class Model:
 
     def _tensor(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self._checkpoint.floats(name)).to(self.device)
+
+    def _rows_of(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The rows of a matrix by their numbers. In blocks it is one with the head, where that is the same matrix."""
+        blocks = self._head.blocks
+        if blocks is not None and not self.shape.tied:
+            blocks = self._linear(name).blocks
+        if blocks is None:
+            return self._tensor(name).__getitem__
+        from .native import BlockRows
+
+        return BlockRows(blocks)
 
     def _linear(self, *names: str) -> Linear:
         return Linear(self._checkpoint, names, self.compute, self.device)

@@ -22,7 +22,7 @@ from ...kernels.native_rows import write_normed, write_turned
 from .batch import Batch
 from .linear_native import Blocks
 from .memory import Memory
-from .native import Rows, Tape, add_product, address, base
+from .native import Rows, Tape, add_embedded, add_product, address, base
 from .shape import Shape
 
 if TYPE_CHECKING:
@@ -50,32 +50,44 @@ class Native:
     """`turns` complex64 [context, head / 2], the rotation of each position and pair."""
 
     def __init__(
-        self, shape: Shape, layers: Sequence[_Layer], norm: torch.Tensor, head: Blocks, turns: torch.Tensor
+        self,
+        shape: Shape,
+        embedding: Blocks,
+        layers: Sequence[_Layer],
+        norm: torch.Tensor,
+        head: Blocks,
+        turns: torch.Tensor,
     ) -> None:
-        self.shape, self.layers, self.norm, self.head = shape, layers, norm, head
+        self.shape, self.embedding, self.layers, self.norm, self.head = shape, embedding, layers, norm, head
         self.turns = torch.cat((turns.real, turns.imag), dim=-1).contiguous()
         self._passes: WeakKeyDictionary[Memory, Pass] = WeakKeyDictionary()
         self._programs: dict[tuple[int, torch.dtype], Compiled] = {}
 
     @classmethod
     def of(
-        cls, shape: Shape, layers: Sequence[Layer], norm: torch.Tensor, head: Linear, turns: torch.Tensor
+        cls,
+        shape: Shape,
+        embedding: Blocks,
+        layers: Sequence[Layer],
+        norm: torch.Tensor,
+        head: Linear,
+        turns: torch.Tensor,
     ) -> Native | None:
         """None where some matrix is not in blocks."""
         own = [_layer(layer) for layer in layers]
         whole = [layer for layer in own if layer is not None]
         if head.blocks is None or len(whole) < len(own):
             return None
-        return cls(shape, whole, norm, head.blocks, turns)
+        return cls(shape, embedding, whole, norm, head.blocks, turns)
 
-    def forward(self, embedding: torch.Tensor, batch: Batch, memory: Memory) -> torch.Tensor:
+    def forward(self, batch: Batch, memory: Memory) -> torch.Tensor:
         """float32 logits [wanted, vocabulary]; writes keys and values."""
         parts = torch.get_num_threads()
         found = self._passes.get(memory)
         if found is None or found.rows < batch.rows or found.parts < parts:
             rows = max(_LEAST_ROWS, 1 << (batch.rows - 1).bit_length())
             found = self._passes[memory] = Pass(self, memory, rows, parts)
-        return found.run(embedding, batch, parts)
+        return found.run(batch, parts)
 
     def program(self, page: int, dtype: torch.dtype) -> Compiled:
         """What this model's sizes are written into, for memory of such pages and numbers."""
@@ -97,7 +109,8 @@ class Pass:
         self._model, self._tape, self._program = model, Tape(), model.program(memory.page, memory.values.dtype)
         # How many rows there are, and how many of them are wanted.
         self._counts = np.zeros(2, dtype=np.int64)
-        self._positions, self._slots, self._wanted = (np.zeros(rows, dtype=np.int64) for _ in range(3))
+        words = (np.zeros(rows, dtype=np.int64) for _ in range(4))
+        self._tokens, self._positions, self._slots, self._wanted = words
         self._plan = np.zeros((4, rows), dtype=np.int64)
         self._each = np.arange(rows)
         self._written = Rows(rows, max(s.hidden, s.mlp, s.heads * s.head), parts)
@@ -107,6 +120,7 @@ class Pass:
         self._between = torch.empty((rows, 2 * s.mlp))
         self._floats = HEADS_AT_ONCE * -(-s.context // memory.page) * memory.page
         self._scratch = torch.empty(parts * self._floats)
+        add_embedded(self._tape, self._counts, self._tokens, model.embedding, self._x)
         self._attending = [self._add(layer, memory, i) for i, layer in enumerate(model.layers)]
         self._layers = len(self._tape)
         counts, wanted = self._counts[1:], self._wanted
@@ -147,12 +161,11 @@ class Pass:
         add_product(tape, rows, written, layer.down, x, add=True)
         return attending
 
-    def run(self, embedding: torch.Tensor, batch: Batch, parts: int) -> torch.Tensor:
+    def run(self, batch: Batch, parts: int) -> torch.Tensor:
         """As `Native.forward`."""
         plan, rows, wanted = batch.plan, batch.rows, len(batch.wanted)
-        torch.index_select(embedding, 0, batch.tokens, out=self._x[:rows])
         self._counts[:] = rows, wanted
-        self._positions[:rows], self._slots[:rows] = batch.positions, batch.slots
+        self._tokens[:rows], self._positions[:rows], self._slots[:rows] = batch.tokens, batch.positions, batch.slots
         self._plan[:, :rows] = plan.starts, plan.counts, plan.ends, plan.biases
         tables, bias = address(plan.tables), address(plan.bias)
         for words in self._attending:

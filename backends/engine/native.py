@@ -16,7 +16,7 @@ import torch
 
 from ...kernels.native import Compiled, Program
 from ...kernels.native_product import BLOCK, write_product
-from ...kernels.native_rows import write_gated, write_plain
+from ...kernels.native_rows import write_embedded, write_gated, write_plain
 from ...kernels.native_tape import write_runner
 from .linear_native import Blocks
 
@@ -31,6 +31,8 @@ def base() -> Compiled:
     program = Program()
     write_plain(program)
     write_gated(program)
+    for bits in (4, 8):
+        write_embedded(program, bits)
     write_runner(program)
     return program.compile()
 
@@ -115,6 +117,24 @@ class BlockProduct:
         add_product(tape, count, rows, own, y)
         tape.run(parts)
         return y[:, : own.rows]
+
+
+def add_embedded(tape: Tape, rows: Array, tokens: Array, blocks: Blocks, x: Array) -> None:
+    """`x` [rows, width] becomes the rows `tokens` (int64) of a matrix."""
+    tape.add(base(), f"embedded{blocks.bits}", rows, tokens, blocks.weights, blocks.finals, x, blocks.width)
+
+
+class BlockRows:
+    """Rows of a matrix by their numbers, int64 [n], outside of a model's own pass: float32 [n, width]."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        tape, x = Tape(), torch.empty((len(tokens), self.blocks.width))
+        add_embedded(tape, np.array([len(tokens)]), tokens.contiguous(), self.blocks, x)
+        tape.run(1)
+        return x
 
 
 def address(a: Array) -> int:
