@@ -42,8 +42,17 @@ class BestDrafter:
 
     def propose(self, tokens: Sequence[int], most: int) -> Draft:
         drafts = [draft for drafter in self._drafters if (draft := drafter.propose(tokens, most)).tokens]
-        if self._costly and all(promise(draft, self._judge(draft)) < _ENOUGH for draft in drafts):
+        if self._costly and all(self.lacks(draft) for draft in drafts):
             drafts += [draft for drafter in self._costly if (draft := drafter.propose(tokens, most)).tokens]
+        return self.best(drafts, most)
+
+    def lacks(self, draft: Draft) -> bool:
+        """Whether it promises so little that a drafter that costs may be asked too."""
+        return promise(draft, self._judge(draft)) < _ENOUGH
+
+    def best(self, drafts: Sequence[Draft], most: int) -> Draft:
+        """The most promising of some drafts, or all of them joined."""
+        drafts = [draft for draft in drafts if draft.tokens]
         if len(drafts) < 2:
             return drafts[0] if drafts else NOTHING
         return join(drafts, self._judge, most) if self._tree else max(drafts, key=lambda d: promise(d, self._judge(d)))

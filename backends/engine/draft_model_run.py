@@ -48,28 +48,35 @@ class OwnPages:
 
 
 class Glances:
-    """A WindowedModel: the target over the pages that one answer has, or is given by `room` for so many rows more."""
+    """A WindowedModel: the target over the pages that answers have, or are given by `room` for so many rows more."""
 
-    def __init__(self, over: Pass, answer: Answer, room: Callable[[int], bool]) -> None:
+    def __init__(self, over: Pass, room: Callable[[Answer, int], bool]) -> None:
         self.window = (over.sight.window or 0) + over.sight.sinks
-        self._room, self._over, self._answer = room, over, answer
+        self._over, self._room = over, room
 
-    def ready(self, rows: int) -> bool:
-        return self._room(rows)
+    def ready(self, answer: Answer, rows: int) -> bool:
+        return self._room(answer, rows)
 
-    def glance(self, token: int, at: int) -> torch.Tensor:
-        if at >= len(self._answer.pages) * self._over.memory.page:
-            raise MemoryError
-        return self._over.logits([Rows([token], at, self._answer.pages, [0])])
+    def glance(self, answers: Sequence[Answer], tokens: Sequence[int], at: Sequence[int]) -> list[tuple[int, float]]:
+        pairs = list(zip(answers, at, strict=True))
+        rows = [Rows([token], place, s.pages, [0]) for token, (s, place) in zip(tokens, pairs, strict=True)]
+        laws = [Law(s.sampling, place + 1 - s.prompt, s.said) for s, place in pairs]
+        return _drawn(self._over.logits(rows), laws)
 
 
 def draws_as(answer: Answer) -> Draw:
     """How the target will draw this answer's tokens, noise included; penalties as of its tokens so far."""
 
     def drawing(row: torch.Tensor, position: int) -> tuple[int, float]:
-        token = draw(row, [Law(answer.sampling, position, answer.said)])[0]
-        heat = answer.sampling.temperature or 1.0
-        scores = row[0].float() / heat
-        return token, float((scores[token] - torch.logsumexp(scores, 0)).exp())
+        return _drawn(row, [Law(answer.sampling, position, answer.said)])[0]
 
     return drawing
+
+
+def _drawn(rows: torch.Tensor, laws: Sequence[Law]) -> list[tuple[int, float]]:
+    """The token of each row, and how probable it was."""
+    tokens = draw(rows, laws)
+    heat = torch.tensor([law.sampling.temperature or 1.0 for law in laws], device=rows.device)
+    logs = torch.log_softmax(rows.float() / heat[:, None], dim=-1)
+    chances = logs.gather(-1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0].exp()
+    return list(zip(tokens, chances.tolist(), strict=True))

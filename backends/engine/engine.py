@@ -27,7 +27,7 @@ from .draft_model_run import Glances, draws_as
 from .finish import Finish
 from .forward import Forward, Pass
 from .grammar import Grammar
-from .guess import GIVEN, Guess, Guesses, close
+from .guess import GIVEN, Guesses, close
 from .holdings import Holdings
 from .memory import Memory
 from .model import Model
@@ -88,6 +88,8 @@ class Engine:
         self.forward = Forward(Pass(model, memory, self.options.sight), self._broken)
         look = self.options.glance
         self.glance = None if look is None else Pass(model, memory, look)
+        if self.glance is not None:
+            self.guesses.look_through(Glances(self.glance, self._spare))
         self._mean = 1.0  # seconds that an answer takes
         self._said: dict[Job, list[Any]] = {}
 
@@ -168,7 +170,7 @@ class Engine:
         sequence.sampling = replace(task.ask.sampling, seed=task.ask.seed_of(sequence.choice, task.entropy))
         sequence.finish = Finish(Detokenizer(self._tokenizer), task.ask.stops)
         sequence.grammar = None if task.form is None else Grammar(task.form, max(1, sequence.most))
-        look = None if self.glance is None else Glances(self.glance, sequence, lambda rows: self._spare(sequence, rows))
+        look = None if self.glance is None else sequence
         sequence.guess = self.guesses.open(sequence.tenant, len(task.prompt), task.given, draws_as(sequence), look)
 
     def _spare(self, sequence: Sequence, rows: int) -> bool:
@@ -195,26 +197,24 @@ class Engine:
             return out
         room = guess_room(self.options.limits, len(answers), sum(s.pending for s in prompts))
         self.guesses.answers = len(answers)
-        asked = []
+        wanted = []
         for i, s in enumerate(answers):
             # The first row of several answers, or of a scored prompt, is nobody's to guess behind.
             first = s.answered == 0 and (s.forks or s.scored)
             most = 0 if first else min(room, s.most - s.answered - 1)
-            if s.guess is not None and (draft := self._proposed(s, s.guess, most)).tokens:
-                asked.append((i, s.guess, draft))
+            if s.guess is not None and most > 0:
+                wanted.append((i, s.guess, most))
+        drafts = self.guesses.propose([(guess, answers[i].tokens, most) for i, guess, most in wanted])
+        asked = []
+        for (i, guess, most), draft in zip(wanted, drafts, strict=True):
+            if (draft := _allowed(answers[i], draft, most)).tokens:
+                asked.append((i, guess, draft))
         rows = len(answers) + sum(reads(self.options.limits, len(answers), [s.pending for s in prompts]))
         others, computed = len(answers) - len(asked), sum(s.computed for s in answers)
         chosen = self.guesses.choose([(g, d) for _, g, d in asked], rows, computed, room, others)
         for (i, _, _), draft in zip(asked, chosen, strict=True):
             out[i] = draft
         return out
-
-    def _proposed(self, s: Sequence, guess: Guess, most: int) -> Draft:
-        """At most so many tokens; none that the answer's grammar forbids, and all that it forces."""
-        if most <= 0:
-            return NOTHING
-        draft = self.guesses.propose(guess, s.tokens, most)
-        return draft if s.grammar is None else s.grammar.filter(draft, most)
 
     def _placed(self, turns: list[Turn]) -> list[Turn]:
         """The turns for which there are pages."""
@@ -416,3 +416,8 @@ class Engine:
         if not (job.over or job.cancelled):
             job.over = True
             job.emit(error)
+
+
+def _allowed(s: Sequence, draft: Draft, most: int) -> Draft:
+    """At most so many tokens; none that the answer's grammar forbids, and all that it forces."""
+    return draft if s.grammar is None else s.grammar.filter(draft, most)

@@ -5,31 +5,36 @@ Off, it makes no drafter and costs nothing. Knows tokens; nothing of models, pag
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
+from typing import Any
 
 from .draft import Draft, Drafter
 from .draft_best import BestDrafter
 from .draft_chance import Record
 from .draft_given import GivenDrafter
 from .draft_length import Lengths, Want
-from .draft_model import Draw, ModelDrafter, SmallModel, Timed, Worth
+from .draft_model import Draw, ModelDrafter, SmallModel, Timed
 from .draft_suffix import SuffixDrafter
 from .draft_trie import AnswerStore, TrieDrafter
-from .draft_window import WindowDrafter, WindowedModel
+from .draft_window import Asked, WindowDrafter, WindowedModel
+
+log = logging.getLogger("trimtab.engine")
 
 GIVEN = GivenDrafter.name
 
 
 @dataclass(slots=True)
 class Guess:
-    """Who guesses for one answer, and how lucky they were."""
+    """Who guesses for one answer, and how lucky they were. `look` is what a windowed model knows it by."""
 
-    drafter: Drafter
+    drafter: BestDrafter
     suffix: SuffixDrafter
     record: Record = field(default_factory=Record)
+    look: Any = None
 
 
 class Guesses:
@@ -39,52 +44,72 @@ class Guesses:
         self._most, self._tree, self._now = most, tree, now
         self.small: SmallModel | None = None
         self.answers = 1  # that get a token in the step
+        self._window: WindowDrafter | None = None
         self._drafting = 0.0  # seconds of this step that drafters with a model took
         self._lengths = Lengths(most)
         self._store = AnswerStore()
 
+    def look_through(self, model: WindowedModel) -> None:
+        """Let the target itself guess over long contexts."""
+        self._window = WindowDrafter(model, self._timed(WindowDrafter.name), self._now)
+
     def open(
-        self,
-        tenant: str,
-        prompt: int,
-        given: List[List[int]],
-        draw: Draw | None = None,
-        look: WindowedModel | None = None,
+        self, tenant: str, prompt: int, given: List[List[int]], draw: Draw | None = None, look: Any = None
     ) -> Guess | None:
-        """For an answer that begins behind `prompt` tokens; `draw` is how the target draws its tokens, and `look` the
-        target through a window."""
+        """For an answer that begins behind `prompt` tokens; `draw` is how the target draws its tokens, and `look` what
+        a windowed model knows it by."""
         if not self._most:
             return None
         record, suffix = Record(), SuffixDrafter()
         drafters: list[Drafter] = [GivenDrafter(text, prompt, tree=self._tree) for text in given]
         drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
         judge = lambda draft: self._lengths.chances.of(record, draft)  # noqa: E731
-        costly = [] if draw is None else list(self._costly(draw, prompt, record, look))
-        return Guess(BestDrafter(drafters, judge, tree=self._tree, costly=costly), suffix, record)
+        costly = [] if self.small is None or draw is None else [self._modelled(self.small, draw, prompt, record)]
+        return Guess(BestDrafter(drafters, judge, tree=self._tree, costly=costly), suffix, record, look)
 
-    def _costly(self, draw: Draw, prompt: int, record: Record, look: WindowedModel | None) -> Iterator[Drafter]:
-        if self.small is not None:
-            yield ModelDrafter(self.small, draw, prompt, *self._prices(record, ModelDrafter.name, 0), self._now)
-        if look is not None:
-            yield WindowDrafter(look, draw, prompt, *self._prices(record, WindowDrafter.name, look.window), self._now)
-
-    def _prices(self, record: Record, name: str, reads: int) -> tuple[Worth, Timed]:
-        """How a drafter with a model asks what its guesses are worth, and tells what they took. Until then one that
-        `reads` the target's own keys is believed to take what a step over so many takes; another, nothing."""
-
+    def _modelled(self, small: SmallModel, draw: Draw, prompt: int, record: Record) -> Drafter:
         def worth(kv_tokens: int) -> int:
-            unknown = self._lengths.cost.seconds(1, reads) if reads else 0.0
-            return self._lengths.worth(record, name, kv_tokens, answers=self.answers, unknown=unknown)
+            return self._lengths.worth(record, ModelDrafter.name, kv_tokens, answers=self.answers)
 
+        return ModelDrafter(small, draw, prompt, worth, self._timed(ModelDrafter.name), self._now)
+
+    def _timed(self, name: str) -> Timed:
         def timed(tokens: int, seconds: float) -> None:
             self._drafting += seconds
             self._lengths.timed_draft(name, tokens, seconds)
 
-        return worth, timed
+        return timed
 
-    def propose(self, guess: Guess, tokens: List[int], room: int) -> Draft:
-        """What could follow `tokens`, at most `room` tokens of it."""
-        return guess.drafter.propose(tokens, min(self._most, room))
+    def propose(self, asked: List[tuple[Guess, List[int], int]]) -> list[Draft]:
+        """What could follow the tokens of each answer, at most so many tokens of it."""
+        drafts = [guess.drafter.propose(tokens, min(self._most, room)) for guess, tokens, room in asked]
+        if self._window is not None:
+            self._glance(self._window, asked, drafts)
+        return drafts
+
+    def _glance(self, window: WindowDrafter, asked: List[tuple[Guess, List[int], int]], drafts: list[Draft]) -> None:
+        """Put what the window shows in the place of drafts that have little to say, where it is worth its price."""
+        poor = [
+            i
+            for i, (guess, tokens, _) in enumerate(asked)
+            if guess.look is not None and window.long_enough(tokens) and guess.drafter.lacks(drafts[i])
+        ]
+        # What one pass takes, shared by all for whom it guesses: believed as long as none has been timed.
+        price = self._lengths.cost.seconds(len(poor), len(poor) * window.window) / len(poor) if poor else 0.0
+        wants: dict[int, Asked] = {}
+        for i in poor:
+            guess, tokens, room = asked[i]
+            worth = self._lengths.worth(guess.record, window.name, len(tokens), answers=self.answers, unknown=price)
+            if (most := min(self._most, room, worth)) > 0:
+                wants[i] = Asked(guess.look, tokens, most)
+        try:
+            found = window.propose(list(wants.values()))
+        except Exception as why:  # out of memory, say: the answers need none of it
+            log.warning("no more guesses through a window: %s", why)
+            self._window = None
+            return
+        for i, draft in zip(wants, found, strict=True):
+            drafts[i] = asked[i][0].drafter.best([drafts[i], draft], min(self._most, asked[i][2]))
 
     def choose(
         self, guesses: List[tuple[Guess, Draft]], rows: int, kv_tokens: int, room: int, others: int = 0

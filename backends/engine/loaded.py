@@ -135,7 +135,7 @@ def _capture(engine: Engine, s: Settings) -> None:
     drafting = small.over if isinstance(small, OwnPages) else None
     for over, answers, rows in (
         (engine.forward.over, s.most_running, s.step_tokens),
-        (engine.glance, 1, 1),
+        (engine.glance, s.most_running, s.most_running),
         (drafting, 1, 1),
     ):
         if over is not None and Graphs.can(over.memory, over.sight):

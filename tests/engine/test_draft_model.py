@@ -6,7 +6,6 @@ import pytest
 
 from trimtab.backends.engine.draft_length import Lengths
 from trimtab.backends.engine.draft_model import ModelDrafter, check_vocabulary
-from trimtab.backends.engine.draft_window import WindowDrafter
 from trimtab.protocol.errors import ModelUnavailable
 
 PROMPT = [1, 2, 3]
@@ -149,33 +148,3 @@ def test_vocabularies_that_differ_are_refused_by_name():
     for small in ([b"a", b"c"], [b"a"], [b"a", b"b", b"c"]):
         with pytest.raises(ModelUnavailable, match="'tiny' cannot draft for 'big'"):
             check_vocabulary(small, "tiny", [b"a", b"b"], "big")
-
-
-class Windowed:
-    window = 4
-
-    def __init__(self, tokens, room=10**9):
-        self.tokens, self.room = list(tokens), room
-
-    def ready(self, rows):
-        return len(self.tokens) + rows <= self.room
-
-    def glance(self, token, at):
-        assert at <= len(self.tokens)
-        self.tokens[at:] = [token]
-        return row(self.tokens[:2] + self.tokens[-2:])
-
-
-def test_a_window_is_looked_through_where_the_context_is_long():
-    def window(model):
-        return WindowDrafter(model, noisy(0), 3, lambda kv: 5, lambda n, s: None, lambda: 0.0)
-
-    long = list(range(40))
-    model = Windowed(long)
-    draft = window(model).propose(long, 9)
-    assert len(draft.tokens) == 5
-    assert model.tokens == [*long, *draft.tokens[:-1]]
-    assert draft.source == "window"
-    assert window(Windowed(long[:15])).propose(long[:15], 9).tokens == ()
-    assert window(Windowed(long, room=41)).propose(long, 9).tokens == ()
-    assert window(model).propose(long, 0).tokens == ()

@@ -85,15 +85,15 @@ def test_a_glance_sees_what_its_window_leaves(tiny):
     memory = Memory(model.shape, 2, model.dtype, model.device)
 
     class Answer:
-        pages = (1, 2)
+        pages, prompt, sampling, said = (1, 2), 2, GREEDY, {}
 
     def last(sight):
-        glances = Glances(Pass(model, memory, sight), Answer(), lambda rows: True)
-        return [glances.glance(token, at) for at, token in enumerate(PROMPT)][-1]
+        over = Pass(model, memory, sight)
+        glances = Glances(over, lambda answer, rows: True)
+        said = [glances.glance([Answer()], [token], [at]) for at, token in enumerate(PROMPT)]
+        return said[-1]
 
     whole = last(Sight())
-    assert last(Sight(window=64)).equal(whole)
-    assert not last(Sight(window=4, sinks=1)).equal(whole)
-    with pytest.raises(MemoryError):
-        Glances(Pass(model, memory, Sight()), Answer(), lambda rows: True).glance(5, 2 * memory.page)
+    assert last(Sight(window=64)) == whole
+    assert last(Sight(window=4, sinks=1)) != whole
     assert not engine.busy

@@ -1,5 +1,6 @@
 """The model's own glances in the engine: they change no token, and nothing that anybody reads is written by them."""
 
+import math
 import os
 import random
 import time
@@ -18,6 +19,7 @@ from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.draft_chance import Record
 from trimtab.backends.engine.draft_length import Lengths
 from trimtab.backends.engine.draft_model_run import Glances
+from trimtab.backends.engine.draft_window import Asked, WindowDrafter
 from trimtab.backends.engine.engine import Engine, Options
 from trimtab.backends.engine.loaded import load
 from trimtab.backends.engine.memory import Memory
@@ -36,7 +38,7 @@ def eager(monkeypatch):
     """The model is always asked, and of what it says the first half is verified."""
     monkeypatch.setattr("trimtab.backends.engine.draft_length.Lengths.worth", lambda *_, **__: 6)
     monkeypatch.setattr("trimtab.backends.engine.draft_best._ENOUGH", 1e9)
-    monkeypatch.setattr("trimtab.backends.engine.draft_model._LEAST_PATH", 0.0)
+    monkeypatch.setattr("trimtab.backends.engine.draft_window._LEAST_PATH", 0.0)
 
     def half(lengths, wants, *_, **__):
         return [want.draft.only(list(range(-(-len(want.draft.tokens) // 2)))) for want in wants]
@@ -44,20 +46,66 @@ def eager(monkeypatch):
     monkeypatch.setattr("trimtab.backends.engine.draft_length.Lengths.choose", half)
 
 
+class Fibonacci:
+    """Says of each answer what is behind its last two tokens, and checks that it was told the truth."""
+
+    window = 4
+
+    def __init__(self, room=10**9):
+        self.room, self.passes = room, []
+
+    def ready(self, answer, rows):
+        return len(answer) + rows <= self.room
+
+    def glance(self, answers, tokens, at):
+        self.passes.append(len(answers))
+        for answer, token, place in zip(answers, tokens, at, strict=True):
+            assert place <= len(answer)
+            answer[place:] = [token]
+        return [((answer[-1] + answer[-2]) % 50, 0.5 if answer[-1] == 7 else 0.9) for answer in answers]
+
+
+def test_guesses_for_many_answers_come_of_the_same_passes():
+    clock = iter(range(99))
+    told, model = [], Fibonacci(room=60)
+    drafter = WindowDrafter(model, lambda *what: told.append(what), lambda: next(clock))
+    texts = [[1, 2] * 10, [3] * 20, [1, 2, 3] * 7, [5] * 58]
+    asked = [Asked(list(text), text, most) for text, most in zip(texts, (5, 2, 1, 4), strict=True)]
+    drafts = drafter.propose(asked)
+    assert [len(draft.tokens) for draft in drafts] == [5, 2, 1, 0]
+    assert model.passes == [3, 2, 1, 1, 1]
+    assert drafts[0].tokens == (3, 5, 8, 13, 21)
+    assert drafts[0].source == "window"
+    assert told == [(8, 1)]
+    for one, draft, text in zip(asked, drafts, texts, strict=True):
+        assert one.answer == [*text, *draft.tokens[:-1]]
+
+
+def test_a_guess_that_has_become_unlikely_is_not_gone_on_with():
+    drafter = WindowDrafter(Fibonacci(), lambda *_: None, lambda: 0.0)
+    assert not drafter.long_enough([1] * 15)
+    assert drafter.long_enough([1] * 16)
+    [draft] = drafter.propose([Asked([3, 4], [3, 4], 30)])  # 7, then by halves: 7 11 18 29 47 26 ...
+    assert 1 < len(draft.tokens) < 30
+    assert math.prod(draft.confidence) >= 0.1
+
+
 class Watched:
     """What of a memory a glance may not touch stands as it stood: all but what is behind its answer's computed rows."""
 
     def __init__(self, monkeypatch, running):
-        self.glances, self._running = 0, running
+        self.glances = self.passes = 0
+        self._running = running
         glance = Glances.glance
 
-        def watching(glances, token, at):
+        def watching(glances, answers, tokens, at):
             before = self._readable(glances._over.memory)
-            row = glance(glances, token, at)
+            said = glance(glances, answers, tokens, at)
             after = self._readable(glances._over.memory)
             assert all(a.equal(b) for a, b in zip(before, after, strict=True))
-            self.glances += 1
-            return row
+            self.passes += 1
+            self.glances += len(answers)
+            return said
 
         monkeypatch.setattr(Glances, "glance", watching)
 
@@ -98,6 +146,7 @@ def answers(loaded, monkeypatch, sampling, glance=GLANCE, pages=60, n=1, most=24
             engine.step()
             engine.pool.check()
         engine.check()
+    assert watched.passes < watched.glances or count * n == 1 or not watched.glances, "one pass is for many answers"
     return said, engine, watched.glances
 
 
@@ -127,6 +176,19 @@ def test_a_short_context_is_not_looked_at_through_a_window(loaded, monkeypatch, 
     assert glances == 0
 
 
+def test_a_glance_that_fails_is_the_last(loaded, monkeypatch, eager, caplog):
+    plain, _, _ = answers(loaded, monkeypatch, GREEDY, None)
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("trimtab.backends.engine.draft_model_run._drawn", fails)
+    found, _, glances = answers(loaded, monkeypatch, GREEDY)
+    assert found == plain
+    assert glances == 0
+    assert [r.message for r in caplog.records] == ["no more guesses through a window: no room"]
+
+
 def test_it_is_the_controllers_to_say(loaded, monkeypatch):
     """A glance costs the tiny model what a step does, and is asked for now and then."""
     plain, _, _ = answers(loaded, monkeypatch, GREEDY, None, most=60, count=1)
@@ -154,7 +216,7 @@ def test_on_kernels_by_captured_glances(loaded, tiny, monkeypatch, eager):
             captured.append(launch)
             return CudaGraphs()(launch) if cuda else launch
 
-        return Graphs(model, memory, sight, context, capture, 1)
+        return Graphs(model, memory, sight, context, capture, 4)
 
     usual = Model(GgufCheckpoint(tiny), "float32")
     plain, _, _ = answers(loaded, monkeypatch, GREEDY, None, model=usual, most=10, count=1)

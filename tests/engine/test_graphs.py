@@ -332,7 +332,7 @@ def test_a_loaded_model_has_its_passes_captured(tiny, monkeypatch):
     opening._capture(engine, settings)
     passes = [engine.forward.over, engine.glance, engine.guesses.small.over]
     sizes = [sorted((size.sequences, size.rows) for size in over.graphs._steps) for over in passes]
-    assert sizes == [[(1, 1), (1, 4), (2, 2)], [(1, 1)], [(1, 1)]]
+    assert sizes == [[(1, 1), (1, 4), (2, 2)], [(1, 1), (2, 2)], [(1, 1)]]
     assert passes[1].memory is passes[0].memory is not passes[2].memory
     assert passes[1].graphs._sight == Sight(64, 4)
     assert passes[2].graphs.logits([Rows([3], 5, [1], [0])]).shape == (1, passes[2].model.shape.vocabulary)
