@@ -63,6 +63,11 @@ class Graphs:
         """Whether steps over this memory can be captured: by kernels, and with masks of a fixed size."""
         return use_triton(memory.values) and sight.best is None and not sight.marks
 
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing is captured any more."""
+        return self._off
+
     def logits(self, sequences: Sequence[Rows]) -> torch.Tensor | None:
         """Float32 [rows, vocabulary], of all rows in the order given, good until the next call; None for a step that
         is not to be captured, of which nothing is computed then."""

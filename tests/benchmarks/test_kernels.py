@@ -151,3 +151,14 @@ def test_the_picture(harness: ModuleType, tmp_path: Path) -> None:
     rows = [report.Row("norm/1x2/of_bound", 0.8, "share"), report.Row("norm/1x2/ms", 0.1, "ms")]
     importlib.import_module("plot").draw(report.Report("kernels", rows), tmp_path / "shares.svg")
     assert "norm/1x2" in (tmp_path / "shares.svg").read_text()
+
+
+def test_the_engines_steps_rehearse(tmp_path: Path) -> None:
+    out = tmp_path / "steps.json"
+    done = run("--rehearse", "--json", str(out), script="engine_steps.py")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["metric"] for row in rows] == [
+        f"{case}{kept}/off" for kept in ("", " fp8") for case in ("1x1@20", "3x2@17")
+    ]
+    assert all(row["value"] < 0.001 for row in rows)
