@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 import pytest
@@ -13,6 +14,15 @@ from trimtab.gateway.limits_local import LocalLimiter
 from trimtab.gateway.limits_lua import SCRIPTS
 from trimtab.gateway.limits_redis import RedisLimiter
 from trimtab.protocol.exchange import Limits
+
+
+@pytest.fixture
+def own_garbage() -> Iterator[None]:
+    """Each collection walks through what the test itself has made, and not through what hundreds before it imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

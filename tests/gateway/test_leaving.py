@@ -105,7 +105,9 @@ async def test_leaving_a_plain_answer_is_priced(serve: Serve, upstream: FakeServ
         assert receipt.cost_microusd == receipt.usage.prompt * 1_000_000 > 0
 
 
-async def test_a_connection_that_is_reset_while_idle_is_forgotten(serve: Serve, upstream: FakeServer) -> None:
+async def test_a_connection_that_is_reset_while_idle_is_forgotten(
+    own_garbage: None, serve: Serve, upstream: FakeServer
+) -> None:
     """uvicorn kept such a connection, with its last request, until its keep-alive time was over."""
     async with serve(over(upstream)) as running:
         reader, writer = await ask(running, {})
