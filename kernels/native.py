@@ -283,6 +283,9 @@ class Code:
     def most(self, x: Value) -> Value:
         return self._folded(x, self.larger)
 
+    def least(self, x: Value) -> Value:
+        return self._folded(x, lambda a, b: self.select(a < b, a, b))
+
     def _folded(self, x: Value, join: Any) -> Value:
         count = x.type.count
         while count > 1:

@@ -8,6 +8,7 @@ runs each kernel's plain torch. For tests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -49,3 +50,15 @@ def mode() -> str:
 def serves(device: torch.device) -> bool:
     """Whether this room computes for the device, by kernels or by their plain torch: memory is then laid out for it."""
     return device.type != "cpu" or mode() == "triton"
+
+
+@functools.cache
+def _vectors() -> bool:
+    import torch
+
+    return importlib.util.find_spec("llvmlite") is not None and torch.cpu._is_vnni_supported()
+
+
+def native(device: torch.device) -> bool:
+    """Whether our own native functions compute for it: on CPUs with VNNI in vectors of 512 bits."""
+    return device.type == "cpu" and not mode() and _vectors()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 LENGTHS = (1, 2, 3, 5, 8)
 _OCCURRENCES = 8  # the most recent ones that vote on what comes next
+HARDLY = 0.002  # a guess less likely than that is not worth making: nobody would verify it
 _BEHIND = 32  # tokens; a longer match is no surer
 
 # How often the next token is right by the length of the match: where learning starts, rounded from real answers.
@@ -69,14 +70,16 @@ class Ngrams:
         return None
 
 
-def follow(tokens: Sequence[int], match: Match, most: int) -> tuple[list[int], list[float]]:
-    """What most often came behind the match, at most `most` tokens, and how sure each is if those before are right.
+def follow(tokens: Sequence[int], match: Match, most: int, least: float = 0.0) -> tuple[list[int], list[float]]:
+    """What most often came behind the match, at most `most` tokens, and how sure each is if those before are right;
+    up to where it is less than `least` likely that all are.
 
     Where the list ends the guess goes on in itself: a text that repeats itself goes on repeating.
     """
     alive = list(match.places)
     said: list[int] = []
     sure: list[float] = []
+    all_right = 1.0
     for i in range(most):
         votes: dict[int, int] = {}
         for place in alive:
@@ -85,7 +88,11 @@ def follow(tokens: Sequence[int], match: Match, most: int) -> tuple[list[int], l
         best = max(votes, key=votes.__getitem__)  # the most recent one's, where votes are even
         if best < 0:
             break
-        sure.append(confidence(match.length + i) * votes[best] / len(alive))
+        own = confidence(match.length + i) * votes[best] / len(alive)
+        all_right *= own
+        if all_right < least:
+            break
+        sure.append(own)
         if votes[best] < len(alive):
             alive = [place for place in alive if _at(tokens, said, place + i) == best]
         said.append(best)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .draft import NOTHING, Draft
-from .draft_ngrams import Ngrams, follow
+from .draft_ngrams import HARDLY, Ngrams, follow
 
 _SLICE = 4096  # tokens indexed a call: some milliseconds
 
@@ -40,7 +40,7 @@ class SuffixDrafter:
         match = self._index.find(tokens, tokens, self._least)
         if match is None:
             return NOTHING
-        said, sure = follow(tokens, match, most)
+        said, sure = follow(tokens, match, most, HARDLY)
         return Draft(tuple(said), (), tuple(sure), self.name)
 
     def close(self, tokens: Sequence[int], whole: bool) -> None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from .draft import NOTHING, Draft
-from .draft_ngrams import Match, Ngrams, branch, follow
+from .draft_ngrams import HARDLY, Match, Ngrams, branch, follow
 
 _LENGTHS = (2, 4, 8)  # three entries of an index a token, some 400 bytes
 _TAIL = 32  # tokens of the prompt kept with an answer
@@ -68,7 +68,7 @@ class TrieDrafter:
             return NOTHING
         text, match = found
         if not self._tree:
-            said, sure = follow(text, match, most)
+            said, sure = follow(text, match, most, HARDLY)
             return Draft(tuple(said), (), tuple(sure), self.name)
         said, parents, sure = branch(text, match, most)
         chain = all(parent == i - 1 for i, parent in enumerate(parents))

@@ -12,7 +12,7 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import Any
 
-from .draft import Draft, Drafter
+from .draft import NOTHING, Draft, Drafter
 from .draft_best import BestDrafter
 from .draft_chance import Record
 from .draft_given import GivenDrafter
@@ -25,16 +25,27 @@ from .draft_window import Asked, WindowDrafter, WindowedModel
 log = logging.getLogger("trimtab.engine")
 
 GIVEN = GivenDrafter.name
+_SELDOM = ((64, 4), (16, 2))  # steps in vain, and how seldom an answer is asked then
 
 
 @dataclass(slots=True)
 class Guess:
-    """Who guesses for one answer, and how lucky they were. `look` is what a windowed model knows it by."""
+    """Who guesses for one answer, and how lucky they were. `look` is what a windowed model knows it by; `idle` counts
+    the steps since a guess that was verified came true."""
 
     drafter: BestDrafter
     suffix: SuffixDrafter
     record: Record = field(default_factory=Record)
     look: Any = None
+    steady: bool = False
+    idle: int = 0
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is not asked at this step: to guess costs a few percent of one, so an answer that could long not
+        be guessed is asked every second time, then every fourth."""
+        every = 1 if self.steady else next((n for idle, n in _SELDOM if self.idle >= idle), 1)
+        return self.idle % every != 0
 
 
 class Guesses:
@@ -65,7 +76,8 @@ class Guesses:
         drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
         judge = lambda draft: self._lengths.chances.of(record, draft)  # noqa: E731
         costly = [] if self.small is None or draw is None else [self._modelled(self.small, draw, prompt, record)]
-        return Guess(BestDrafter(drafters, judge, tree=self._tree, costly=costly), suffix, record, look)
+        best = BestDrafter(drafters, judge, tree=self._tree, costly=costly)
+        return Guess(best, suffix, record, look, steady=bool(given or costly))
 
     def _modelled(self, small: SmallModel, draw: Draw, prompt: int, record: Record) -> Drafter:
         def worth(kv_tokens: int) -> int:
@@ -82,10 +94,14 @@ class Guesses:
 
     def propose(self, asked: List[tuple[Guess, List[int], int]]) -> list[Draft]:
         """What could follow the tokens of each answer, at most so many tokens of it."""
-        drafts = [guess.drafter.propose(tokens, min(self._most, room)) for guess, tokens, room in asked]
+        drafts = [self._proposed(guess, tokens, min(self._most, room)) for guess, tokens, room in asked]
         if self._window is not None:
             self._glance(self._window, asked, drafts)
         return drafts
+
+    def _proposed(self, guess: Guess, tokens: List[int], most: int) -> Draft:
+        guess.idle += 1
+        return NOTHING if guess.rests else guess.drafter.propose(tokens, most)
 
     def _glance(self, window: WindowDrafter, asked: List[tuple[Guess, List[int], int]], drafts: list[Draft]) -> None:
         """Put what the window shows in the place of drafts that have little to say, where it is worth its price."""
@@ -120,7 +136,9 @@ class Guesses:
 
     def learn(self, guess: Guess, emitted: List[int]) -> None:
         """The answer's new tokens, the target's own."""
-        self._lengths.learn(guess.record, emitted)
+        drafted = guess.record.drafted
+        if self._lengths.learn(guess.record, emitted) and drafted:
+            guess.idle = 0
 
     def timed(self, rows: int, kv_tokens: int, seconds: float) -> None:
         """A step of so many rows took so long, guessing included."""

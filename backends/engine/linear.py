@@ -18,7 +18,6 @@ for every count of rows, and each form keeps the rule in its own way:
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...kernels.switch import mode, serves
+from ...kernels.switch import native, serves
 from .blocks import Floats
 from .checkpoint import FourBits
 from .packed_int4 import packed_product
@@ -87,12 +86,6 @@ class Linear:
         from .native import BlockProduct
 
         return self._product.blocks if isinstance(self._product, BlockProduct) else None
-
-
-def native(device: torch.device) -> bool:
-    """Whether products are our own native functions: on CPUs with VNNI in vectors of 512 bits."""
-    usual = device.type == "cpu" and mode() == "" and importlib.util.find_spec("llvmlite") is not None
-    return usual and torch.cpu._is_vnni_supported()
 
 
 def _native(source: Source, names: tuple[str, ...]) -> Product | None:

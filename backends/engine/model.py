@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from ...kernels.switch import native
 from .attention import Sight, chained
 from .batch import Batch
 from .checkpoint import Checkpoint
 from .checkpoint_halves import Halves
 from .lanes import swish
-from .linear import Compute, Linear, best_compute, native
+from .linear import Compute, Linear, best_compute
 from .memory import Memory
 
 if TYPE_CHECKING:

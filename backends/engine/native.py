@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from ...kernels.native import Compiled, Program
+from ...kernels.native_draw import write_drawn
 from ...kernels.native_product import BLOCK, write_product
 from ...kernels.native_rows import write_embedded, write_gated, write_plain
 from ...kernels.native_tape import write_runner
@@ -34,6 +35,7 @@ def base() -> Compiled:
     for bits in (4, 8):
         write_embedded(program, bits)
     write_runner(program)
+    write_drawn(program)
     return program.compile()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...kernels.switch import serves
+from ...kernels.switch import native, serves
 from .request import Choice, Sampling
 
 
@@ -30,8 +30,10 @@ class Grammar(Protocol):
 _Floats = npt.NDArray[np.float32]
 _Ids = npt.NDArray[np.int64]
 
-# Gumbel noise of 24 random bits lies between -2.9 and 17: what is farther below the best can never be drawn.
+# Gumbel noise of 23 random bits lies between -2.8 and 16.7: what is farther below the best can never be drawn.
 _REACH = 20.0
+_CPU = torch.device("cpu")
+LEAST = 16  # tokens that a vocabulary has for our own native function to draw of it
 _LOG2_E = 1.4426950408889634
 _NEAR = 10.0  # within this of the best nearly all the mass lies
 
@@ -66,12 +68,29 @@ def draw(logits: torch.Tensor, laws: Sequence[Law]) -> list[int]:
         from .sample_kernels import drawn
 
         return drawn(scores, laws)
-    best = _likeliest(scores)
-    hot = [i for i, law in enumerate(laws) if law.sampling.temperature > 0]
-    if hot:
-        for i, ids, noisy in _noisy(scores, laws, hot):
-            best[i] = int(ids[noisy.argmax()])
-    return best
+    return _on_cpu(scores.numpy(), laws)
+
+
+def _on_cpu(rows: _Floats, laws: Sequence[Law]) -> list[int]:
+    free = [i for i, law in enumerate(laws) if _unbounded(law.sampling)]
+    drawn: dict[int, int] = {}
+    if free and native(_CPU) and rows.shape[1] >= LEAST:
+        from .sample_native import drawn_natively
+
+        whole = rows if len(free) == len(rows) else rows[free]
+        drawn = dict(zip(free, drawn_natively(whole, [laws[i] for i in free]), strict=True))
+    out = []
+    for i, law in enumerate(laws):
+        if i in drawn:
+            out.append(drawn[i])
+        else:
+            out.append(_drawn(rows[i], law) if law.sampling.temperature > 0 else int(rows[i].argmax()))
+    return out
+
+
+def _unbounded(sampling: Sampling) -> bool:
+    """Whether every token may be drawn."""
+    return sampling.temperature > 0 and sampling.top_p >= 1 and sampling.top_k <= 0 and sampling.min_p <= 0
 
 
 def _likeliest(scores: torch.Tensor) -> list[int]:
@@ -116,18 +135,25 @@ def processed(logits: torch.Tensor, laws: Sequence[Law]) -> torch.Tensor:
 
 def gumbel(seed: int, position: int, tokens: _Ids) -> _Floats:
     """The noise of these tokens at this position of an answer with this seed."""
-    a, b = _mixed((seed & _ALL) ^ _mixed(position & _ALL)), _mixed(seed + position + 1 & _ALL)
-    x = tokens.astype(np.uint32) * np.uint32(0x9E3779B9) ^ np.uint32(a & 0xFFFFFFFF)
-    for key in (a >> 32, b & 0xFFFFFFFF):
+    first, *others = noise_keys(seed, position)
+    x = tokens.astype(np.uint32) * np.uint32(0x9E3779B9) ^ np.uint32(first)
+    for key in others:
         x ^= x >> np.uint32(16)
         x *= np.uint32(0x85EBCA6B)
         x ^= x >> np.uint32(13)
         x *= np.uint32(0xC2B2AE35)
         x ^= x >> np.uint32(16)
         x ^= np.uint32(key)
-    u = ((x >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
+    # With a bit more, half of the last place is lost, and now and then u is 1: whose noise is infinite.
+    u = ((x >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-23)
     out: _Floats = -np.log(-np.log(u))
     return out
+
+
+def noise_keys(seed: int, position: int) -> tuple[int, int, int]:
+    """32 bits each, that tell one position of one seed's answer from all others."""
+    a, b = _mixed((seed & _ALL) ^ _mixed(position & _ALL)), _mixed(seed + position + 1 & _ALL)
+    return a & 0xFFFFFFFF, a >> 32, b & 0xFFFFFFFF
 
 
 _ALL = (1 << 64) - 1
@@ -152,47 +178,49 @@ def _alter(row: torch.Tensor, law: Law) -> None:
         row[ids] += torch.tensor(list(s.logit_bias.values()), device=row.device)
 
 
-def _noisy(scores: torch.Tensor, laws: Sequence[Law], hot: Sequence[int]) -> list[tuple[int, _Ids, _Floats]]:
-    """For each hot row the tokens that can be drawn, and their log-probabilities with noise: the largest is drawn."""
-    heat = torch.tensor([max(laws[i].sampling.temperature, 1e-4) for i in hot], device=scores.device)
-    rows = scores if len(hot) == len(scores) else scores[torch.tensor(hot, device=scores.device)]
-    logs = torch.log_softmax(rows / heat[:, None], dim=-1)
-    best = logs.amax(-1, keepdim=True)
-    out = []
-    for i, row, top in zip(hot, logs, best, strict=True):
-        ids, values = _nucleus(row, float(top), laws[i].sampling)
-        out.append((i, ids, values + gumbel(laws[i].sampling.seed, laws[i].position, ids)))
-    return out
+def _drawn(logits: _Floats, law: Law) -> int:
+    """The token of one row on a CPU: of those that the law leaves, the largest log-probability with noise."""
+    s = law.sampling
+    row = logits * np.float32(heat(s))
+    ids, values = _nucleus(row, s)
+    return int(ids[(values + gumbel(s.seed, law.position, ids)).argmax()])
 
 
-def _nucleus(row: torch.Tensor, best: float, sampling: Sampling) -> tuple[_Ids, _Floats]:
-    """The tokens that top_p, top_k and min_p leave, and what may be drawn at all, with their log-probabilities."""
+def heat(sampling: Sampling) -> float:
+    """What logits are multiplied by."""
+    return 1 / max(sampling.temperature, 1e-4)
+
+
+def _nucleus(row: _Floats, sampling: Sampling) -> tuple[_Ids, _Floats]:
+    """The tokens that top_p, top_k and min_p leave, and what may be drawn at all, with their log-probabilities but for
+    a term that all have."""
+    best = float(row.max())
     for reach in (_NEAR, _REACH):
-        found = (row >= best - reach).nonzero()[:, 0]
-        ids: _Ids = found.cpu().numpy()
-        values: _Floats = row[found].cpu().numpy()
-        floor = _floor(values, best, reach, sampling)
+        ids: _Ids = np.flatnonzero(row >= best - reach)
+        values = row[ids]
+        floor = _floor(row, values, best, reach, sampling)
         if floor is not None:
             kept = values >= floor
             return ids[kept], values[kept]
     return ids, values
 
 
-def _floor(values: _Floats, best: float, reach: float, sampling: Sampling) -> float | None:
-    """The least log-probability that is left; None where no bound is within reach of the best, as `values` are."""
+def _floor(row: _Floats, values: _Floats, best: float, reach: float, sampling: Sampling) -> float | None:
+    """The least value of the row that is left; None where no bound is within reach of the best, as `values` are."""
     floors: list[float | None] = []
     if sampling.min_p > 0:
         floors.append(best + float(np.log(sampling.min_p)))
     if 0 < sampling.top_k <= len(values):
         floors.append(float(np.partition(values, -sampling.top_k)[-sampling.top_k]))
     if sampling.top_p < 1:
-        floors.append(_top_p(values, sampling.top_p))
+        floors.append(_top_p(row - np.float32(best), values - np.float32(best), sampling.top_p, best))
     known = [floor for floor in floors if floor is not None and floor >= best - reach]
     return max(known, default=None)
 
 
-def _top_p(values: _Floats, top_p: float) -> float | None:
+def _top_p(row: _Floats, values: _Floats, top_p: float, best: float) -> float | None:
+    """`row` and the `values` near the best of it, from which they are counted; the bound is counted as `best` is."""
     ordered = np.sort(values)[::-1]
     mass = np.cumsum(np.exp(ordered.astype(np.float64)))
-    at = int(np.searchsorted(mass, top_p))
-    return float(ordered[at]) if at < len(ordered) else None
+    at = int(np.searchsorted(mass, top_p * float(np.exp(row).sum(dtype=np.float64))))
+    return float(ordered[at]) + best if at < len(ordered) else None

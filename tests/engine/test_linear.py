@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.backends.engine.checkpoint import FourBits, unpack
-from trimtab.backends.engine.linear import Int8, Linear, best_compute, native
+from trimtab.backends.engine.linear import Int8, Linear, best_compute
+from trimtab.kernels.switch import native
 
 CPU = torch.device("cpu")
 FORMS = ["int8", "float32", "bfloat16", "int4"]

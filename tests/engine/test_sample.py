@@ -116,6 +116,25 @@ def test_rows_are_drawn_as_if_alone():
     assert draw(logits, laws) == [draw(row[None], [law])[0] for row, law in zip(logits, laws, strict=True)]
 
 
+def test_noise_is_never_infinite_and_so_no_token_is_drawn_by_force():
+    tokens = np.arange(49_152)
+    most = max(float(gumbel(0, position, tokens).max()) for position in range(1200))
+    assert 15 < most < 16.7  # 24 bits of it would have been infinite four times
+
+
+@pytest.mark.parametrize("width", [16, 17, 500, 49_152])
+def test_every_token_is_drawn_by_one_law(width, monkeypatch):
+    """Whoever computes it: the same tokens, but where the two largest are as good as equal."""
+    generator = torch.Generator().manual_seed(width)
+    logits = 3 * torch.randn(40, width + 3, generator=generator)[:, :width]
+    logits[3, 1:] = -torch.inf
+    laws = [Law(Sampling(temperature=t, seed=i), 5 * i) for i, t in enumerate([0.3, 0.8, 1.0, 2.0] * 10)]
+    fast = draw(logits, laws)
+    monkeypatch.setattr("trimtab.backends.engine.sample.native", lambda device: False)
+    assert fast == draw(logits, laws)
+    assert fast[3] == 0
+
+
 def test_noise_is_gumbels_and_of_one_token_whatever_others_are_asked():
     tokens = np.arange(200_000)
     noise = gumbel(5, 7, tokens)

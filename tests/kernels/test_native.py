@@ -8,13 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.backends.engine.linear import native
 from trimtab.kernels import native_product, native_rows
+from trimtab.kernels.switch import native
 
 if not native(torch.device("cpu")):
     pytest.skip("this CPU has no VNNI in vectors of 512 bits", allow_module_level=True)
 
 from trimtab.backends.engine.native import Rows, Tape, address, base
+from trimtab.backends.engine.request import Sampling
+from trimtab.backends.engine.sample import Law
+from trimtab.backends.engine.sample_native import drawn_natively
 from trimtab.kernels.native import F32, F32X16, I32X16, I64, Program
 from trimtab.kernels.native_attention import HEADS_AT_ONCE, write_attention
 
@@ -180,6 +183,19 @@ def test_heads_are_turned_and_find_their_places(head, biases, norms):
     np.testing.assert_allclose(keys[page, :, :, place], x[:, heads : heads + kv_heads], atol=2e-6)
     np.testing.assert_allclose(values[page, :, place], x[:, heads + kv_heads :], atol=2e-6)
     assert np.count_nonzero(keys) == np.count_nonzero(values) == count * kv_heads * head
+
+
+# ---- draws
+
+
+def test_draws_follow_the_law():
+    """A row of six likely tokens among 64 that hardly are: drawn as often as their chances say."""
+    chances = np.full(70, 1e-9)
+    chances[[3, 17, 33, 47, 63, 69]] = 0.4, 0.25, 0.15, 0.1, 0.07, 0.03
+    logits = np.tile(np.log(chances).astype(np.float32), (4000, 1))
+    laws = [Law(Sampling(seed=7), position) for position in range(4000)]
+    drawn = np.bincount(drawn_natively(logits, laws), minlength=70) / 4000
+    np.testing.assert_allclose(drawn, chances, atol=0.025)
 
 
 # ---- attention
