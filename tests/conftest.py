@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # How long an example takes is the machine's affair: a pause of its own must fail no test.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_collection_finish() -> None:
+    """What importing and collecting have made stays to the end: no collection of garbage needs to walk through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
@@ -17,12 +17,10 @@ from trimtab.protocol.exchange import Limits
 
 
 @pytest.fixture
-def own_garbage() -> Iterator[None]:
-    """Each collection walks through what the test itself has made, and not through what hundreds before it imported."""
+def own_garbage() -> None:
+    """Each collection walks through what the test itself has made, and not through what hundreds before it did."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
