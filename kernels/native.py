@@ -16,11 +16,14 @@ there are. Knows nothing of models.
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Union
 
 from llvmlite import binding, ir
+
+log = logging.getLogger("trimtab.engine")
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -242,6 +245,10 @@ class Code:
     def root(self, x: Value) -> Value:
         return self._of_floats("sqrt", x)
 
+    def bytes_multiplied(self, added: Value, unsigned: Value, signed: Value) -> Value:
+        """To each lane the four products of its bytes: VNNI's vpdpbusd."""
+        return self.call("llvm.x86.avx512.vpdpbusd.512", I32X16, added, unsigned, signed)
+
     def larger(self, a: Value, b: Value) -> Value:
         return self.select(a > b, a, b)
 
@@ -351,4 +358,26 @@ class Compiled(Mapping[str, int]):
 
     def callable(self, name: str) -> Any:
         """The function for Python: `f(words, part, parts)`, with the lock let go while it runs."""
-        return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self._at[name])
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self._at[name])
+        function.of = self  # type: ignore[attr-defined]  # it lives as long as its code
+        return function
+
+
+def works() -> bool:
+    """Whether this machine and this LLVM compile what the others are made of, and rightly; a warning says why not."""
+    try:
+        program = Program()
+        code = program.function("f", "a", "b", "out")
+        a, b = (code.load(I32X16, at) for at in (code.a, code.b))
+        code.store(code.bytes_multiplied(code.number(I32X16, 7), a, b), code.out)
+        code.done()
+        unsigned, signed = bytes(range(100, 164)), bytes(256 - i if i else 0 for i in range(64))
+        out = (ctypes.c_int32 * LANES)()
+        arrays = ctypes.create_string_buffer(unsigned, 64), ctypes.create_string_buffer(signed, 64), out
+        words = (ctypes.c_int64 * 3)(*[ctypes.addressof(array) for array in arrays])
+        program.compile().callable("f")(words, 0, 1)
+    except Exception as why:
+        log.warning("the engine computes without its own functions for this CPU: %s", why)
+        return False
+    exact = [7 - sum((100 + i) * i for i in range(4 * lane, 4 * lane + 4)) for lane in range(LANES)]
+    return list(out) == exact

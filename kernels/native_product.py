@@ -104,5 +104,5 @@ def _weights(code: Code, bits: int, at: Value) -> tuple[list[Value], Value, Valu
 def _products(code: Code, weights: list[Value], q: Value, first: Value) -> Value:
     """`first` and the sums of products of unsigned weights and a row's signed bytes, in each lane."""
     for j, four in enumerate(weights):
-        first = code.call("llvm.x86.avx512.vpdpbusd.512", I32X16, first, four, code.spread_from(I32, q + 4 * j))
+        first = code.bytes_multiplied(first, four, code.spread_from(I32, q + 4 * j))
     return first

@@ -56,7 +56,11 @@ def serves(device: torch.device) -> bool:
 def _vectors() -> bool:
     import torch
 
-    return importlib.util.find_spec("llvmlite") is not None and torch.cpu._is_vnni_supported()
+    if importlib.util.find_spec("llvmlite") is None or not torch.cpu._is_vnni_supported():
+        return False
+    from .native import works
+
+    return works()
 
 
 def native(device: torch.device) -> bool:

@@ -18,7 +18,7 @@ from trimtab.backends.engine.native import Rows, Tape, address, base
 from trimtab.backends.engine.request import Sampling
 from trimtab.backends.engine.sample import Law
 from trimtab.backends.engine.sample_native import drawn_natively
-from trimtab.kernels.native import F32, F32X16, I32X16, I64, Program
+from trimtab.kernels.native import F32, F32X16, I32X16, I64, Program, works
 from trimtab.kernels.native_attention import HEADS_AT_ONCE, write_attention
 
 PAGE = 16
@@ -84,6 +84,17 @@ def test_powers_of_two():
     run(program, "f", edges, 16)
     np.testing.assert_allclose(found, np.exp2(x.astype(np.float64)), rtol=2e-7)
     np.testing.assert_array_equal(edges[:8], np.array([0, 0, 0, np.nan, 1, 1, 2, 0.5], dtype=np.float32))
+
+
+def test_a_machine_that_cannot_is_told_and_served_another_way(monkeypatch, caplog):
+    assert works()
+
+    def fails(self):
+        raise RuntimeError("LLVM knows no such instruction")
+
+    monkeypatch.setattr(Program, "compile", fails)
+    assert not works()
+    assert "no such instruction" in caplog.text
 
 
 # ---- rows
