@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("trimtab.engine")
 
 _MODES = ("", "triton", "torch")
 
@@ -58,8 +61,11 @@ def _vectors() -> bool:
 
     if importlib.util.find_spec("llvmlite") is None or not torch.cpu._is_vnni_supported():
         return False
-    from .native import works
-
+    try:
+        from .native import works
+    except (ImportError, OSError) as why:  # its library cannot be loaded here
+        log.warning("the engine computes without its own functions for this CPU: %s", why)
+        return False
     return works()
 
 

@@ -73,28 +73,23 @@ class Linear:
 
     def __init__(self, source: Source, names: tuple[str, ...], compute: Compute, device: torch.device) -> None:
         product = _packed(source, names, device) if compute == "int4" else None
-        if product is None and compute == "int8" and native(device):
-            product = _native(source, names)
+        # The weights as native functions read them; None where the product is another's.
+        self.blocks: Blocks | None = None
+        if compute == "int8" and native(device):
+            product, self.blocks = _native(source, names)
         self._product = product or _made((source.floats(name) for name in names), compute, device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._product(x).to(x.dtype)
 
-    @property
-    def blocks(self) -> Blocks | None:
-        """The weights as native functions read them; None where the product is another's."""
-        from .native import BlockProduct
 
-        return self._product.blocks if isinstance(self._product, BlockProduct) else None
-
-
-def _native(source: Source, names: tuple[str, ...]) -> Product | None:
+def _native(source: Source, names: tuple[str, ...]) -> tuple[Product | None, Blocks | None]:
     """None where the sizes do not fit."""
     from .linear_native import in_blocks
     from .native import BlockProduct
 
     blocks = in_blocks(source, names)
-    return None if blocks is None else BlockProduct(blocks)
+    return (None, None) if blocks is None else (BlockProduct(blocks), blocks)
 
 
 def _made(weights: Iterable[Floats], compute: Compute, device: torch.device) -> Product:
