@@ -24,11 +24,12 @@ def write_attention(program: Program, heads: int, kv_heads: int, head: int, page
     `keys` [pages, kv_heads, head, page] and `values` [pages, kv_heads, page, head] are floats or halves (`kept`). For
     each row, int64: `starts` and `counts`, its pages in `tables` (int32); `ends`, how many keys of them it may see;
     `biases`, where in `bias` (float32) what is added to the scores of all its pages' positions begins, negative for
-    none. `scratch` has room for SCRATCH floats a part: four rows of scores.
+    none. `scratch` has room for SCRATCH floats a part: four rows of scores. These words are for EACH so many of a row's
+    key heads: one, where each reads pages of its own, or all of them.
     """
     code = program.function(
         "attention", "rows", "qkv", "keys", "values", "starts", "counts", "ends", "biases", "tables", "bias", "scratch",
-        "seen", "BETWEEN", "SCRATCH",
+        "seen", "BETWEEN", "SCRATCH", "EACH",
     )  # fmt: skip
     group = heads // kv_heads
     pieces = [(a, min(group, a + HEADS_AT_ONCE)) for a in range(0, group, HEADS_AT_ONCE)]
@@ -68,7 +69,7 @@ class _Keys:
     def __init__(self, code: Code, sizes: _Sizes, unit: Value) -> None:
         self.code, self._sizes = code, sizes
         self.row, self.kv = unit / sizes.kv_heads, unit % sizes.kv_heads
-        word = self.row * 8
+        word = unit / code.EACH * 8
         self.count, self.end = code.load(I64, code.counts + word), code.load(I64, code.ends + word)
         self.bias = code.load(I64, code.biases + word)
         self._table = code.tables + code.load(I64, code.starts + word) * 4

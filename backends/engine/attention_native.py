@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from .attention import Sight, Span
+from .attention_quest import filled
 
 Words = npt.NDArray[np.int64]
 
@@ -20,19 +21,22 @@ Words = npt.NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """For each row: its pages are `counts` of `tables` (int32) from `starts` on, of whose keys it may see the first
-    `ends`; `biases` is where what is added to its scores begins in `bias` (float32), -1 for nothing."""
+    `ends`; `biases` is where what is added to its scores begins in `bias` (float32), -1 for nothing. Where pages are
+    chosen, a row reads `limits` of them at most, and `filled` (int64) are those that the step fills."""
 
     starts: Words
     counts: Words
     ends: Words
     biases: Words
+    limits: Words
+    filled: Words
     tables: npt.NDArray[np.int32]
     bias: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, spans: Sequence[Span], page: int, sight: Sight) -> Plan:
         """For the rows of `spans`, which are in order."""
-        rows: list[tuple[int, int, int, int]] = []
+        rows: list[tuple[int, int, int, int, int]] = []
         tables: list[int] = []
         bias: list[npt.NDArray[np.float32]] = []
         size = 0
@@ -40,18 +44,21 @@ class Plan:
             if not span.paths and sight.window is None:
                 start = len(tables)
                 tables += span.pages
-                rows += [(start, -(-end // page), end, -1) for end in range(span.before + 1, _end(span) + 1)]
+                for end in range(span.before + 1, _end(span) + 1):
+                    count = -(-end // page)
+                    rows.append((start, count, end, -1, count if end <= span.exact else sight.best or count))
                 continue
             for i, position in enumerate(span.positions()):
                 numbers = _pages(span, position, page, sight)
                 hidden = _hidden(span, i, position, numbers, page, sight)
-                rows.append((len(tables), len(numbers), len(numbers) * page, size))
+                rows.append((len(tables), len(numbers), len(numbers) * page, size, len(numbers)))
                 tables += [span.pages[n] for n in numbers]
                 bias.append(np.where(hidden, -np.inf, 0.0).astype(np.float32))
                 size += len(hidden)
         words = np.array(rows, dtype=np.int64).T.copy()
+        full = np.array([] if sight.best is None else filled(spans, page), dtype=np.int64)
         joined = np.concatenate(bias) if bias else np.zeros(1, dtype=np.float32)
-        return cls(words[0], words[1], words[2], words[3], np.array(tables, dtype=np.int32), joined)
+        return cls(words[0], words[1], words[2], words[3], words[4], full, np.array(tables, dtype=np.int32), joined)
 
 
 def _end(span: Span) -> int:

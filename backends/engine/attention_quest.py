@@ -35,16 +35,20 @@ class Bounds:
         self.least[layer, pages], self.most[layer, pages] = keys.amin(along), keys.amax(along)
 
 
+def filled(spans: Sequence[Span], page: int) -> list[int]:
+    """The pages that are full when the rows of `spans` are written."""
+    ends = [(span, (span.before + span.count) // page) for span in spans]
+    return [span.pages[i] for span, end in ends for i in range(span.before // page, end)]
+
+
 class Noting:
     """A part without rows, in front of the others: it keeps the bounds of the pages that the batch fills."""
 
     row = count = 0
 
     def __init__(self, spans: Sequence[Span], memory: Memory) -> None:
-        page = memory.page
-        ends = [(span, (span.before + span.count) // page) for span in spans]
-        full = [span.pages[i] for span, end in ends for i in range(span.before // page, end)]
-        self._memory, self._full = memory, torch.tensor(full, dtype=torch.int64, device=memory.values.device)
+        self._memory = memory
+        self._full = torch.tensor(filled(spans, memory.page), dtype=torch.int64, device=memory.values.device)
 
     def attend(self, q: torch.Tensor, layer: int) -> torch.Tensor:
         if len(self._full) and self._memory.bounds is not None:

@@ -65,13 +65,13 @@ class Model:
         del self._checkpoint
 
     def kept(self, sight: Sight) -> torch.dtype:
-        """What keys and values are best kept as: native functions read halves, and are not who chooses pages."""
-        return self.dtype if self._native is None or sight.best is not None else torch.float16
+        """What keys and values are best kept as: native functions read halves."""
+        return self.dtype if self._native is None else torch.float16
 
     @torch.inference_mode()
     def forward(self, batch: Batch, memory: Memory) -> torch.Tensor:
         """Write the batch's keys and values; gives float32 logits [wanted, vocabulary]."""
-        if self._native is not None and batch.sight.best is None and memory.turned:
+        if self._native is not None and memory.turned:
             return self._native.forward(batch, memory)
         x = self._embedding(batch.tokens)
         x = self._through(x.float(), batch, memory) if memory.turned else self._by_kernels().through(x, batch, memory)

@@ -2,6 +2,7 @@
 
     norm | qkv | rotation and the write to pages | attention | o, added | norm | gate and up | SwiGLU | down, added
 
+Where memory keeps bounds of its pages (attention_quest.py), these and the choice of pages stand before attention.
 The law of a row is in kernels/native_*.py and depends on nothing but the row; rotary pairs are halves of a head. Knows
 tensors; nothing of requests.
 """
@@ -14,15 +15,19 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ...kernels.native import F16, F32, Compiled, Program
 from ...kernels.native_attention import HEADS_AT_ONCE, write_attention
+from ...kernels.native_quest import write_chosen, write_noted
 from ...kernels.native_rows import write_normed, write_turned
+from . import attention_quest
 from .batch import Batch
 from .linear_native import Blocks
 from .memory import Memory
 from .native import Rows, Tape, add_embedded, add_product, address, base
+from .quest_native import Choice
 from .shape import Shape
 
 if TYPE_CHECKING:
@@ -62,6 +67,7 @@ class Native:
         self.turns = torch.cat((turns.real, turns.imag), dim=-1).contiguous()
         self._passes: WeakKeyDictionary[Memory, Pass] = WeakKeyDictionary()
         self._programs: dict[tuple[int, torch.dtype], Compiled] = {}
+        self._choosing: dict[tuple[int, torch.dtype], Compiled] = {}
 
     @classmethod
     def of(
@@ -84,7 +90,7 @@ class Native:
         """float32 logits [wanted, vocabulary]; writes keys and values."""
         parts = torch.get_num_threads()
         found = self._passes.get(memory)
-        if found is None or found.rows < batch.rows or found.parts < parts:
+        if found is None or not found.serves(batch.rows, parts, memory):
             rows = max(_LEAST_ROWS, 1 << (batch.rows - 1).bit_length())
             found = self._passes[memory] = Pass(self, memory, rows, parts)
         return found.run(batch, parts)
@@ -98,6 +104,15 @@ class Native:
             write_attention(program, s.heads, s.kv_heads, s.head, page, kept)
             self._programs[page, dtype] = program.compile()
         return self._programs[page, dtype]
+
+    def choosing(self, page: int, dtype: torch.dtype) -> Compiled:
+        """What chooses pages, as `program`."""
+        if (page, dtype) not in self._choosing:
+            s, program, kept = self.shape, Program(), _KEPT[dtype]
+            write_noted(program, s.kv_heads, s.head, page, kept)
+            write_chosen(program, s.heads, s.kv_heads, s.head, page, kept)
+            self._choosing[page, dtype] = program.compile()
+        return self._choosing[page, dtype]
 
 
 class Pass:
@@ -118,10 +133,18 @@ class Pass:
         self._qkv = torch.empty((rows, (s.heads + 2 * s.kv_heads) * s.head))
         self._seen = torch.empty((rows, s.heads * s.head))
         self._between = torch.empty((rows, 2 * s.mlp))
-        self._floats = HEADS_AT_ONCE * -(-s.context // memory.page) * memory.page
+        pages = -(-s.context // memory.page)
+        self._floats = HEADS_AT_ONCE * pages * memory.page
         self._scratch = torch.empty(parts * self._floats)
+        self._bounds, self._choice = memory.bounds, None
+        if memory.bounds is not None:
+            choosing = model.choosing(memory.page, memory.values.dtype)
+            self._choice = Choice(choosing, memory.bounds, self._plan, pages, parts)
         add_embedded(self._tape, self._counts, self._tokens, model.embedding, self._x)
-        self._attending = [self._add(layer, memory, i) for i, layer in enumerate(model.layers)]
+        # Attention's words, and whether its tables are the batch's own.
+        self._attending: list[tuple[npt.NDArray[np.int64], bool]] = []
+        for i, layer in enumerate(model.layers):
+            self._add(layer, memory, i)
         self._layers = len(self._tape)
         counts, wanted = self._counts[1:], self._wanted
         self._tape.add(
@@ -136,8 +159,11 @@ class Pass:
         )
         self._head = add_product(self._tape, counts, self._written, model.head, self._x)
 
-    def _add(self, layer: _Layer, memory: Memory, i: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """Put a layer on the tape; gives the words of its attention."""
+    def serves(self, rows: int, parts: int, memory: Memory) -> bool:
+        return rows <= self.rows and parts <= self.parts and self._bounds is memory.bounds
+
+    def _add(self, layer: _Layer, memory: Memory, i: int) -> None:
+        """Put a layer on the tape."""
         s, tape, own, written = self._model.shape, self._tape, self._program, self._written
         rows, x, width = self._counts, self._x, self._qkv.shape[1]
         keys, values, none = memory.keys[i], memory.values[i], 0
@@ -149,17 +175,27 @@ class Pass:
             own, "turned", rows, self._qkv, self._positions, self._slots, self._model.turns, keys, values, bias, *norms,
             width,
         )  # fmt: skip
-        attending = tape.add(
-            own, "attention", rows, self._qkv, keys, values, *self._plan, none, none, self._scratch, self._seen, width,
-            self._floats,
-        )  # fmt: skip
+        self._add_attention(keys, values, i)
         tape.add(base(), "plain", rows, self._seen, *written.written, s.heads * s.head)
         add_product(tape, rows, written, layer.out, x, add=True)
         tape.add(own, "normed", rows, self._each, x, layer.mlp_norm, *written.written, s.hidden)
         add_product(tape, rows, written, layer.gate_up, self._between)
         tape.add(base(), "gated", rows, self._between, *written.written, s.mlp, 2 * s.mlp)
         add_product(tape, rows, written, layer.down, x, add=True)
-        return attending
+
+    def _add_attention(self, keys: torch.Tensor, values: torch.Tensor, i: int) -> None:
+        s, tape = self._model.shape, self._tape
+        choice = self._choice if i >= attention_quest.WHOLE_LAYERS else None
+        if choice is not None:
+            choice.add_noted(tape, i, keys)
+            choice.add_chosen(tape, i, self._counts, self._qkv)
+        plan = self._plan if choice is None else choice.plan
+        tables, each = (0, s.kv_heads) if choice is None else (choice.lists, 1)
+        words = tape.add(
+            self._program, "attention", self._counts, self._qkv, keys, values, *plan, tables, 0, self._scratch,
+            self._seen, self._qkv.shape[1], self._floats, each,
+        )  # fmt: skip
+        self._attending.append((words, choice is None))
 
     def run(self, batch: Batch, parts: int) -> torch.Tensor:
         """As `Native.forward`."""
@@ -168,8 +204,12 @@ class Pass:
         self._tokens[:rows], self._positions[:rows], self._slots[:rows] = batch.tokens, batch.positions, batch.slots
         self._plan[:, :rows] = plan.starts, plan.counts, plan.ends, plan.biases
         tables, bias = address(plan.tables), address(plan.bias)
-        for words in self._attending:
-            words[_TABLES], words[_BIAS] = tables, bias
+        for words, own in self._attending:
+            words[_BIAS] = bias
+            if own:
+                words[_TABLES] = tables
+        if self._choice is not None:
+            self._choice.lay_out(plan)
         if not wanted:
             self._tape.run(parts, self._layers)
             return torch.empty((0, self._model.shape.vocabulary))

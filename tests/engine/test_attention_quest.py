@@ -23,8 +23,14 @@ from trimtab.protocol.errors import ModelUnavailable
 PAGE = 16
 
 
+@pytest.fixture(scope="module", params=["float32", "int8"])
+def model(write_gguf, request):
+    """By torch, and as this machine does it best."""
+    return Model(GgufCheckpoint(write_gguf(**{"llama.block_count": 2})), request.param)
+
+
 @pytest.fixture(scope="module")
-def model(write_gguf):
+def exactly(write_gguf):
     return Model(GgufCheckpoint(write_gguf(**{"llama.block_count": 2})), "float32")
 
 
@@ -33,7 +39,7 @@ class Text:
 
     def __init__(self, model, sight, exact, pages=16, turned=None):
         self.model, self.sight, self.exact, self.length, self.said = model, sight, exact, 0, []
-        self.memory = Memory(model.shape, pages, torch.float32, model.device, PAGE, turned)
+        self.memory = Memory(model.shape, pages, model.kept(sight), model.device, PAGE, turned)
         if sight.best is not None:
             self.memory.bounds = Bounds(self.memory)
         self.pages = list(range(pages, 0, -1))
@@ -102,7 +108,7 @@ def test_a_row_chooses_alone_in_whatever_pieces_and_whatever_was_guessed_before(
 def test_beside_others_a_row_reads_the_same(model, every_layer):
     texts = [(some(60, 1), 40), (some(130, 2), 100), (some(200, 3), 190), (some(90, 4), 90)]
     sight = Sight(best=3)
-    memory = Memory(model.shape, 64, torch.float32, model.device, PAGE)
+    memory = Memory(model.shape, 64, model.kept(sight), model.device, PAGE)
     memory.bounds = Bounds(memory)
     expected, batch, free = [], [], iter(range(1, 65))
     for tokens, exact in texts:
@@ -134,7 +140,7 @@ def test_bounds_are_those_of_the_kernels_room(model, every_layer):
         q, least, most, table, torch.tensor([0, 1]), torch.tensor([71]), PAGE, torch.float32
     )[0]
     group = model.shape.heads // model.shape.kv_heads
-    exact = torch.einsum("hd,pkds->hkps", q[0], memory.keys[1, table[0].long()])
+    exact = torch.einsum("hd,pkds->hkps", q[0], memory.keys[1, table[0].long()].float())
     for kv in range(model.shape.kv_heads):
         for page in range(1, 4):
             assert exact[kv * group : (kv + 1) * group, kv, page].max() <= scores[kv, page] + 1e-5
@@ -153,12 +159,12 @@ def always(monkeypatch):
 
 
 @pytest.mark.parametrize("sight", [Sight(best=4), Sight(window=32, marks=frozenset({245}))], ids=["best", "marks"])
-def test_the_kernels_room_reads_the_same_pages_row_by_row(model, every_layer, sight):
+def test_the_kernels_room_reads_the_same_pages_row_by_row(exactly, every_layer, sight):
     tokens = [token % 240 for token in some(200, 9)]
     tokens[30] = 245
     got = []
     for turned in (True, False):
-        text = Text(model, sight, 150, turned=turned)
+        text = Text(exactly, sight, 150, turned=turned)
         parts = [text.forward(tokens[:100]), text.forward(tokens[100:150])]
         got.append(torch.cat([*parts, *[text.forward([token]) for token in tokens[150:]]]))
     torch.testing.assert_close(got[0], got[1], atol=1e-4, rtol=1e-4)
@@ -171,7 +177,7 @@ def test_an_engine_says_the_same_with_guesses_without_and_short_of_memory(loaded
     ]
 
     def said(pages=64, **options):
-        memory = Memory(model.shape, pages, model.dtype, model.device, PAGE)
+        memory = Memory(model.shape, pages, model.kept(Sight(best=3)), model.device, PAGE)
         engine = Engine(
             model, loaded.tokenizer, memory, 256, time.perf_counter, Options(sight=Sight(best=3), **options)
         )

@@ -239,7 +239,7 @@ class Attention:
         run(
             self.program, "attention", np.array([count]), qkv, self.keys, self.values, starts, counts, np.array(ends),
             biases, table, np.zeros(1, dtype=np.float32) if bias is None else bias.astype(np.float32), scratch, out,
-            self.between, scratch.size // parts, parts=parts,
+            self.between, scratch.size // parts, self.kv_heads, parts=parts,
         )  # fmt: skip
         return out
 
