@@ -20,6 +20,7 @@ from .checkpoint import FourBits
 
 _STRIP = 16  # outputs
 _STRIPS_AT_ONCE = 8  # to be rounded: few enough for a cache
+_LEAST = np.finfo(np.float32).tiny  # what is smaller counts as nothing
 
 
 class Source(Protocol):
@@ -78,7 +79,7 @@ def _packed4(four: FourBits) -> Blocks:
     rows, width = len(four.values), 2 * four.values.shape[1]
     each = four.group // BLOCK
     scales, leasts = (_padded(np.repeat(a, each, axis=1) if each > 1 else a) for a in (four.scales, four.leasts))
-    finals = _finals(np.maximum(scales, np.abs(leasts)))
+    finals = _finals(np.maximum(np.abs(scales), np.abs(leasts)))
     out = _empty(len(scales), width, 4)
     # Four bytes, eight columns, of an output stay together.
     fours = _padded(four.values).view(np.uint32).reshape(len(out), _STRIP, -1, 4)
@@ -102,7 +103,7 @@ def _packed8(weights: Floats) -> Blocks:
         finals[own] = _finals(top)
         scales = (top / finals[own, None]).astype(np.float16).astype(np.float32)
         units = scales * finals[own, None]
-        whole = np.rint(part * (1 / np.where(units > 0, units, np.float32(1)))[..., None])
+        whole = np.rint(part * (1 / np.where(units < _LEAST, np.float32(1), units))[..., None])
         np.clip(whole, -127, 127, out=whole)
         whole += 128
         values = np.take(whole.astype(np.uint8), ORDER, axis=-1)
@@ -129,7 +130,8 @@ def _finals(tops: Floats) -> Floats:
     """A power of two for each output, in which its scales are halves of at most 2^15."""
     top = tops.max(axis=1)
     power = np.ceil(np.log2(np.where(top > 0, top, np.float32(1)))) - 15
-    return np.asarray(np.exp2(power), dtype=np.float32)
+    # Rows whose training has come to nothing have such small numbers; divided by zero they would be none.
+    return np.asarray(np.maximum(np.exp2(power), _LEAST), dtype=np.float32)
 
 
 def _put(out: Bytes, scales: npt.NDArray[Any]) -> None:

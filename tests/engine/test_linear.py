@@ -149,6 +149,28 @@ def test_blocks_keep_what_a_file_has(kind):
 
 
 @needs_blocks
+@pytest.mark.parametrize("size", [1e-37, 1e-40, 1e-44])
+def test_rows_of_next_to_nothing_harm_nobody(size):
+    """As they stand in files, where training has let an output or a block of it die."""
+    matrix, exact = Matrix(32, 64, 1), rows_of(32, 64, 2).numpy()
+    exact[5] *= np.float32(size)
+    exact[7, 32:] *= np.float32(size)
+    matrix.floats, matrix.four_bits = lambda name: exact, lambda name: None
+    x = rows_of(3, 64, 3)
+    np.testing.assert_allclose(Linear(matrix, ("w",), "int8", CPU)(x), x.numpy() @ exact.T, atol=0.3)
+
+
+@needs_blocks
+@pytest.mark.parametrize("least", [0.0, 1e-8])
+def test_scales_below_zero_are_scales(least):
+    matrix = Matrix(16, 64, 1)
+    scales, leasts = np.full((16, 2), -0.01, dtype=np.float32), np.full((16, 2), least, dtype=np.float32)
+    matrix.four = FourBits(matrix.four.values, scales, leasts, 32)
+    x = rows_of(3, 64, 3)
+    np.testing.assert_allclose(Linear(matrix, ("w",), "int8", CPU)(x), x.numpy() @ matrix.floats("w").T, atol=0.05)
+
+
+@needs_blocks
 def test_stacked_matrices_are_one_and_odd_ones_are_left_to_others():
     parts = {"a": Matrix(32, 64, 1), "b": Matrix(16, 64, 2), "odd": Matrix(13, 64, 3)}
 
