@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.engine import Engine, Options
 from trimtab.backends.engine.loaded import Loaded, load
 from trimtab.backends.engine.memory import Memory
@@ -47,7 +46,7 @@ class Worker:
     def plain(self) -> Engine:
         """An engine that neither guesses nor reuses anything."""
         model = self._loaded.engine.model
-        memory = Memory(model.shape, 512, model.kept(Sight()), model.device)
+        memory = Memory(model.shape, 512, model.kept, model.device)
         options = Options(draft=0, prefixes=False)
         return Engine(model, self._loaded.tokenizer, memory, self._loaded.context, time.perf_counter, options)
 

@@ -23,7 +23,6 @@ import torch
 from report import Report, Row, arguments, at_most
 from rich.progress import track
 
-from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.engine import Engine, Options
 from trimtab.backends.engine.loaded import Loaded, load
 from trimtab.backends.engine.memory import Memory, pages_for
@@ -102,7 +101,7 @@ def answers(
 ) -> tuple[list[list[int]], float]:
     """The tokens of each answer, and how many a step made."""
     model = loaded.engine.model
-    kept = model.kept(Sight())
+    kept = model.kept
     memory = Memory(model.shape, pages or pages_for(model.shape, 512, kept), kept, model.device)
     engine = Engine(model, loaded.tokenizer, memory, loaded.context, time.perf_counter, options)
     said: list[list[int]] = [[] for _ in tasks]

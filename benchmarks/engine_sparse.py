@@ -74,7 +74,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         shape = self.model.shape
-        self.memory = Memory(shape, -(-(self.length + 512) // PAGE), self.model.dtype, self.model.device)
+        self.memory = Memory(shape, -(-(self.length + 512) // PAGE), self.model.kept, self.model.device)
         if self.sight.best is not None:
             self.memory.bounds = Bounds(self.memory)
         self.pages = list(range(1, self.memory.pages + 1))

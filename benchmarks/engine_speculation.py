@@ -32,7 +32,6 @@ from pathlib import Path
 import torch
 from report import Report, Row, arguments, at_least
 
-from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.checkpoint import open_checkpoint
 from trimtab.backends.engine.draft_best import BestDrafter
 from trimtab.backends.engine.draft_given import GivenDrafter
@@ -91,7 +90,7 @@ class Machine:
     tenants: int = 0
 
     def add(self, name: str, draft: int, tree: bool = False) -> None:
-        memory = Memory(self.model.shape, CONTEXT // PAGE, self.model.kept(Sight()), self.model.device)
+        memory = Memory(self.model.shape, CONTEXT // PAGE, self.model.kept, self.model.device)
         options = Options(draft=draft, tree=tree, prefixes=False)
         self.engines[name] = Engine(self.model, self.tokenizer, memory, CONTEXT, time.perf_counter, options)
 
@@ -177,7 +176,7 @@ def with_model(machine: Machine, options, asked: list[tuple[str, str]], most: in
     small = Model(checkpoint)
     machine.add("model", 31)
     machine.engines["model"].guesses.small = OwnPages(
-        small, Memory(small.shape, CONTEXT // PAGE, small.kept(Sight()), small.device)
+        small, Memory(small.shape, CONTEXT // PAGE, small.kept, small.device)
     )
     warm(machine)
     rows, differing = [], 0

@@ -65,7 +65,7 @@ def load(
     model = Model(checkpoint, s.compute, "cuda" if torch.cuda.is_available() else "cpu")
     fp8 = _in_fp8(s, model.device)
     sight = Sight(s.window, s.sinks, marks(s.marks, tokenizer), s.best_pages)
-    rows = model.kept(sight)
+    rows = model.kept
     digest = hashlib.sha256(checkpoint.fingerprint() + model.compute.encode() + (s.kv or "").encode()).hexdigest()
     context = min(s.context or model.shape.context, model.shape.context)
     most = s.most_running * -(-context // PAGE)
@@ -108,7 +108,7 @@ def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: 
     checkpoint = open_checkpoint(path)
     check_vocabulary(Tokenizer(checkpoint.vocabulary).bytes, path.name, tokenizer.bytes, target)
     model = Model(checkpoint, s.compute, device)
-    rows = model.kept(Sight())
+    rows = model.kept
     pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), rows))
     return OwnPages(model, Memory(model.shape, pages, rows, model.device))
 

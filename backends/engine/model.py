@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ...kernels.switch import native
-from .attention import Sight, chained
+from .attention import chained
 from .batch import Batch
 from .checkpoint import Checkpoint
 from .checkpoint_halves import Halves
@@ -64,7 +64,8 @@ class Model:
         self._native = self._natively()
         del self._checkpoint
 
-    def kept(self, sight: Sight) -> torch.dtype:
+    @property
+    def kept(self) -> torch.dtype:
         """What keys and values are best kept as: native functions read halves."""
         return self.dtype if self._native is None else torch.float16
 

@@ -39,7 +39,7 @@ class Text:
 
     def __init__(self, model, sight, exact, pages=16, turned=None):
         self.model, self.sight, self.exact, self.length, self.said = model, sight, exact, 0, []
-        self.memory = Memory(model.shape, pages, model.kept(sight), model.device, PAGE, turned)
+        self.memory = Memory(model.shape, pages, model.kept, model.device, PAGE, turned)
         if sight.best is not None:
             self.memory.bounds = Bounds(self.memory)
         self.pages = list(range(pages, 0, -1))
@@ -108,7 +108,7 @@ def test_a_row_chooses_alone_in_whatever_pieces_and_whatever_was_guessed_before(
 def test_beside_others_a_row_reads_the_same(model, every_layer):
     texts = [(some(60, 1), 40), (some(130, 2), 100), (some(200, 3), 190), (some(90, 4), 90)]
     sight = Sight(best=3)
-    memory = Memory(model.shape, 64, model.kept(sight), model.device, PAGE)
+    memory = Memory(model.shape, 64, model.kept, model.device, PAGE)
     memory.bounds = Bounds(memory)
     expected, batch, free = [], [], iter(range(1, 65))
     for tokens, exact in texts:
@@ -177,7 +177,7 @@ def test_an_engine_says_the_same_with_guesses_without_and_short_of_memory(loaded
     ]
 
     def said(pages=64, **options):
-        memory = Memory(model.shape, pages, model.kept(Sight(best=3)), model.device, PAGE)
+        memory = Memory(model.shape, pages, model.kept, model.device, PAGE)
         engine = Engine(
             model, loaded.tokenizer, memory, 256, time.perf_counter, Options(sight=Sight(best=3), **options)
         )

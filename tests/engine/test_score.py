@@ -22,7 +22,7 @@ def reference(loaded, before, ids):
     """Each id's log-probability from whole rows of logits."""
     tokens = before + ids
     model = loaded.engine.model
-    memory = Memory(model.shape, 4, model.kept(Sight()), model.device)
+    memory = Memory(model.shape, 4, model.kept, model.device)
     rows = Rows(tokens, 0, range(1, -(-len(tokens) // 64) + 1), range(len(tokens)))
     logits = model.forward(Batch([rows], memory, model.shape.heads, Sight(), model.tiles), memory)
     logs = torch.log_softmax(logits, dim=-1)[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]

@@ -23,7 +23,7 @@ device, sight = torch.device("cpu"), Sight()
 assert not native(device)
 for compute in ("int8", "float32"):
     model = Model(open_checkpoint(Path(sys.argv[1])), compute)
-    memory = Memory(model.shape, 4, model.kept(sight), device)
+    memory = Memory(model.shape, 4, model.kept, device)
     batch = Batch([Rows([1, 2, 3], 0, [1], [2])], memory, model.shape.heads, sight, model.tiles)
     logits = model.forward(batch, memory)
     assert logits.isfinite().all()
