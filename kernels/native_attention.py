@@ -2,8 +2,8 @@
 
 The law, for one row and head: scores are fused multiply-adds over the head's width, in order; they are scaled into
 powers of two, and the largest is taken off; the weights are summed, and the values weighed and added, position after
-position. What a row may not see has a weight of zero, which changes no sum: so neither pages, nor the row's neighbours,
-nor the places where a tree's rows are stored can change a bit. Knows pages and numbers; nothing of models.
+position. What a row may not see is in no sum, whatever stands there: so neither pages, nor the row's neighbours, nor
+the places where a tree's rows are stored can change a bit. Knows pages and numbers; nothing of models.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class _Heads:
                     score = code.select(visible, score, lowest)
                     own[t].set(score)
                     with code.when(self.keys.bias > -1):
-                        own[t].set(score + code.load(F32X16, code.bias + self.keys.bias * 4 + place))
+                        bias = code.load(F32X16, code.bias + self.keys.bias * 4 + place)
+                        own[t].set(code.select(bias > float("-inf"), score + bias, lowest))
                     code.store(own[t].get(), scores + place)
                     most.set(code.larger(own[t].get(), most.get()))
         return [code.most(most.get()) for most in largest]
@@ -149,15 +150,25 @@ class _Heads:
             here = code.select(left > self.page, code.number(I64, self.page), left)
             for position in code.loop(0, here):
                 self._fetch(following, position, self.page)
-                columns = [self._load(values, position * self.head + place, kind.count) for place in places]
-                for scores, total, own in zip(self.scores, sums, seen, strict=True):
-                    weight = code.spread_from(F32, scores + (i * self.page + position) * 4, kind.count)
-                    total.set(total.get() + weight)
-                    for column, added in zip(columns, own, strict=True):
-                        added.set(code.fma(weight, column, added.get()))
+                at = i * self.page + position
+                with code.when(self._visible(at)):
+                    columns = [self._load(values, position * self.head + place, kind.count) for place in places]
+                    for scores, total, own in zip(self.scores, sums, seen, strict=True):
+                        weight = code.spread_from(F32, scores + at * 4, kind.count)
+                        total.set(total.get() + weight)
+                        for column, added in zip(columns, own, strict=True):
+                            added.set(code.fma(weight, column, added.get()))
         for out, total, own in zip(self.out, sums, seen, strict=True):
             for place, added in zip(places, own, strict=True):
                 code.store(added.get() / total.get(), out + place * 4)
+
+    def _visible(self, at: Value) -> Value:
+        """Whether a position's value is added at all: what is hidden may be no number, left there by another."""
+        code = self.code
+        bias = code.variable(code.number(F32, 0.0))
+        with code.when(self.keys.bias > -1):
+            bias.set(code.load(F32, code.bias + (self.keys.bias + at) * 4))
+        return bias.get() > float("-inf")
 
     def _load(self, block: Value, i: Value, count: int) -> Value:
         """Numbers of a block from the i-th on, as floats."""

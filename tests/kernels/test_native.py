@@ -283,6 +283,19 @@ def test_what_is_biased_away_is_not_seen_and_changes_no_bit():
         assert np.array_equal(packed.seen(qkv[row : row + 1], [len(kept)])[0], got[row])
 
 
+@pytest.mark.parametrize("left", [np.nan, np.inf])
+def test_what_is_biased_away_may_be_no_number(left):
+    """A page has what others left in it."""
+    a = Attention(4, 2, 16, 40)
+    qkv, hidden = a.queries(1), a.random.random(a.pages * PAGE) < 0.4
+    bias = np.where(hidden, -np.inf, 0.0)[None]
+    before = a.seen(qkv, [a.pages * PAGE], bias)
+    assert np.isfinite(before).all()
+    for at in np.flatnonzero(hidden):
+        a.keys[a.table[at // PAGE], :, :, at % PAGE] = a.values[a.table[at // PAGE], :, at % PAGE] = left
+    assert np.array_equal(a.seen(qkv, [a.pages * PAGE], bias), before)
+
+
 def test_rows_see_the_same_in_any_company_and_on_any_threads():
     a = Attention(9, 3, 64, 130)
     ends = [5, 130, 64, 77, 1, 128]
