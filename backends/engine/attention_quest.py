@@ -5,7 +5,8 @@
 A page is chosen for all heads that share its keys, by the greatest of their bounds; the first page and the row's own
 are always read, and so is everything in the first two layers, whose attention is spread wide. A row's choice depends
 on its own query and on full pages behind it alone, so speculation and batching still change no answer. Prompts are
-read whole: what is lost is lost in the answer's own rows. Knows pages and rows; nothing of requests.
+read whole: what is lost is lost in the answer's own rows. `Noting` and `Chosen` are torch's way; quest_native.py puts
+the same rule on a tape. Knows pages and rows; nothing of requests.
 """
 
 from __future__ import annotations
