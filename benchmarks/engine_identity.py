@@ -129,7 +129,7 @@ def _tasks(loaded: Loaded, texts: Sequence[str], most: int) -> list[Task]:
     for i, text in enumerate(texts):
         prompt = loaded.template.encode([{"role": "user", "content": text}], 1 << 20)[-1500:]
         hot = i % 2 == 1
-        sampling = Sampling(temperature=0.8, top_p=0.95) if hot else Sampling(temperature=0.0)
+        sampling = Sampling(temperature=0.8, top_p=(1.0, 0.95)[i // 2 % 2]) if hot else Sampling(temperature=0.0)
         out.append(Task(prompt, Ask(sampling, seed=i, n=1, most=most, stops=())))
     return out
 
