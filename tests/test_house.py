@@ -30,6 +30,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": ("backends/engine/", "kernels/", "backends/embed_torch.py"),
     "triton": ("backends/engine/", "kernels/"),
+    "llvmlite": ("kernels/native",),
     "transformers": (),
     "sentence_transformers": ("backends/embed_torch.py",),
     "onnxruntime": ("backends/embed_onnx.py", "backends/pair_scorer.py"),
