@@ -6,8 +6,6 @@ Knows arrays and addresses; nothing of models.
 from __future__ import annotations
 
 import functools
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,9 @@ from ...kernels.native_product import BLOCK, write_product
 from ...kernels.native_rows import write_embedded, write_gated, write_plain
 from ...kernels.native_tape import write_runner
 from .linear_native import Blocks
+from .native_threads import crew
 
 Array = npt.NDArray[Any] | torch.Tensor | int
-
-_pools = threading.local()
 
 
 @functools.cache
@@ -73,11 +70,16 @@ class Tape:
         """The first `count`, or all, on so many threads. Nothing is added to a tape that has run."""
         table = self._table
         words = np.array([address(table), address(self._meeting), len(table) if count is None else count])
-        at = address(words)
-        others = [_threads(parts - 1).submit(self._run, at, i, parts) for i in range(1, parts)]
-        self._run(at, 0, parts)
-        for other in others:
-            other.result()
+        if parts == 1:
+            self._run(address(words), 0, 1)
+            return
+        others = crew(parts - 1)
+        parts = min(parts, len(others) + 1)
+
+        def share(i: int) -> None:
+            self._run(address(words), i, parts)
+
+        others.run(share, parts)
 
 
 class Rows:
@@ -143,12 +145,3 @@ def address(a: Array) -> int:
     if isinstance(a, torch.Tensor):
         return a.data_ptr()
     return a if isinstance(a, int) else a.ctypes.data
-
-
-def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads that help the calling one: its own, since those who run a tape wait for all the others of it."""
-    pool: tuple[int, ThreadPoolExecutor] | None = getattr(_pools, "pool", None)
-    if pool is None or pool[0] < count:
-        pool = (count, ThreadPoolExecutor(count, "trimtab-native"))
-        _pools.pool = pool
-    return pool[1]

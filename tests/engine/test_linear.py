@@ -1,5 +1,8 @@
 """Products with a weight matrix: close to the exact ones, and each row by itself."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +149,31 @@ def test_blocks_keep_what_a_file_has(kind):
     np.testing.assert_allclose(product(torch.eye(128)).T.numpy(), weight, **near)
     chosen = torch.tensor([40, 0, 47, 15, 16])
     np.testing.assert_allclose(BlockRows(product.blocks)(chosen).numpy(), weight[chosen], **near)
+
+
+@needs_blocks
+def test_threads_that_cannot_be_started_are_not_waited_for(made, monkeypatch):
+    product, x = made("int8", (96, 64))[0], rows_of(9, 64, 4)
+    alone, start, left = product(x), threading.Thread.start, [1]
+
+    def started(self):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    def on_four_threads():
+        torch.set_num_threads(4)
+        monkeypatch.setattr(threading.Thread, "start", started)
+        found.append(product(x))
+
+    found = []
+    try:
+        with ThreadPoolExecutor(1) as pool:  # whose thread has no others yet
+            pool.submit(on_four_threads).result()
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(found[0], alone)
 
 
 @needs_blocks
