@@ -176,7 +176,7 @@ def with_model(machine: Machine, options, asked: list[tuple[str, str]], most: in
     small = Model(checkpoint)
     machine.add("model", 31)
     machine.engines["model"].guesses.small = OwnPages(
-        small, Memory(small.shape, CONTEXT // PAGE, small.kept, small.device)
+        small, Memory(small.shape, CONTEXT // PAGE, small.kept, small.device), machine.tokenizer.size
     )
     warm(machine)
     rows, differing = [], 0

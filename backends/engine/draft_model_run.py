@@ -24,9 +24,13 @@ class _Read:
 
 
 class OwnPages:
-    """A SmallModel: a model with a memory of its own for keys and values, beside the target's."""
+    """A SmallModel: a model with a memory of its own for keys and values, beside the target's of `vocabulary` tokens.
 
-    def __init__(self, model: Model, memory: Memory) -> None:
+    Either vocabulary may be padded with tokens that nothing is written with: one of those is as good as another.
+    """
+
+    def __init__(self, model: Model, memory: Memory, vocabulary: int) -> None:
+        self._vocabulary, self._last = vocabulary, model.shape.vocabulary - 1
         self.context = min(model.shape.context, memory.pages * memory.page)
         self.over = Pass(model, memory, Sight())
         self._pool = PagePool(memory.pages)
@@ -40,7 +44,8 @@ class OwnPages:
         if pages is None:
             raise MemoryError
         memory.pages += pages
-        return self.over.logits([Rows(tokens, at, memory.pages, [len(tokens) - 1])])
+        known = [min(token, self._last) for token in tokens]
+        return self.over.logits([Rows(known, at, memory.pages, [len(tokens) - 1])])[:, : self._vocabulary]
 
     def close(self, memory: _Read) -> None:
         self._pool.drop(memory.pages)

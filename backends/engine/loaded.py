@@ -110,7 +110,7 @@ def _small(path: Path, target: str, tokenizer: Tokenizer, s: Settings, context: 
     model = Model(checkpoint, s.compute, device)
     rows = model.kept
     pages = min(s.most_running * -(-context // PAGE), pages_for(model.shape, max(1, s.kv_mb // 2), rows))
-    return OwnPages(model, Memory(model.shape, pages, rows, model.device))
+    return OwnPages(model, Memory(model.shape, pages, rows, model.device), tokenizer.size)
 
 
 def _in_fp8(s: Settings, device: torch.device) -> bool:

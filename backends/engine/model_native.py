@@ -23,6 +23,7 @@ from ...kernels.native_attention import HEADS_AT_ONCE, write_attention
 from ...kernels.native_quest import write_chosen, write_noted
 from ...kernels.native_rows import write_normed, write_turned
 from . import attention_quest
+from .attention_native import Plan
 from .batch import Batch
 from .linear_native import Blocks
 from .memory import Memory
@@ -124,8 +125,8 @@ class Pass:
         self._model, self._tape, self._program = model, Tape(), model.program(memory.page, memory.values.dtype)
         # How many rows there are, and how many of them are wanted.
         self._counts = np.zeros(2, dtype=np.int64)
-        words = (np.zeros(rows, dtype=np.int64) for _ in range(4))
-        self._tokens, self._positions, self._slots, self._wanted = words
+        self._rows, self._wanted = np.zeros((3, rows), dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        self._tokens, self._positions, self._slots = self._rows
         self._plan = np.zeros((4, rows), dtype=np.int64)
         self._each = np.arange(rows)
         self._written = Rows(rows, max(s.hidden, s.mlp, s.heads * s.head), parts)
@@ -135,6 +136,9 @@ class Pass:
         self._between = torch.empty((rows, 2 * s.mlp))
         pages = -(-s.context // memory.page)
         self._floats = HEADS_AT_ONCE * pages * memory.page
+        # What a token, a position, a slot; a count of pages and a page are less than.
+        room = (memory.pages + 1) * memory.page
+        self._ends = np.array([s.vocabulary, s.context, room, pages + 1, memory.pages + 1], dtype=np.uint64)
         self._scratch = torch.empty(parts * self._floats)
         self._bounds, self._choice = memory.bounds, None
         if memory.bounds is not None:
@@ -203,6 +207,7 @@ class Pass:
         self._counts[:] = rows, wanted
         self._tokens[:rows], self._positions[:rows], self._slots[:rows] = batch.tokens, batch.positions, batch.slots
         self._plan[:, :rows] = plan.starts, plan.counts, plan.ends, plan.biases
+        self._check(plan, rows)
         tables, bias = address(plan.tables), address(plan.bias)
         for words, own in self._attending:
             words[_BIAS] = bias
@@ -218,6 +223,12 @@ class Pass:
         self._head[_Y] = address(logits)
         self._tape.run(parts)
         return logits[:, : self._model.shape.vocabulary]
+
+    def _check(self, plan: Plan, rows: int) -> None:
+        """Raises IndexError: native functions would read and write whatever stands elsewhere in memory."""
+        most = [*self._rows[:, :rows].view(np.uint64).max(axis=1), plan.counts.max(), plan.tables.max()]
+        if (np.array(most, dtype=np.uint64) >= self._ends).any():
+            raise IndexError("a row's token, position or pages are none of this model and its memory")
 
 
 def _layer(layer: Layer) -> _Layer | None:

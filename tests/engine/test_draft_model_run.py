@@ -3,13 +3,15 @@
 from datetime import UTC, datetime
 
 import pytest
+import torch
 
 from trimtab.backends.engine.attention import Sight
 from trimtab.backends.engine.checkpoint import open_checkpoint
-from trimtab.backends.engine.draft_model_run import Glances
+from trimtab.backends.engine.draft_model_run import Glances, OwnPages
 from trimtab.backends.engine.forward import Pass
 from trimtab.backends.engine.loaded import load
 from trimtab.backends.engine.memory import Memory
+from trimtab.backends.engine.model import Model
 from trimtab.backends.engine.request import Ask, Sampling
 from trimtab.backends.engine.sequence import Job, Task
 from trimtab.backends.engine.settings import Settings
@@ -65,6 +67,18 @@ def test_the_memory_of_the_small_model_is_given_back(tiny, eager):
     say(loaded, GREEDY)
     pool = loaded.engine.guesses.small._pool
     assert pool.free == pool.total
+
+
+@pytest.mark.parametrize("compute", ["int8", "float32"])
+def test_tables_may_be_padded_to_other_lengths(tiny, compute):
+    """It guesses no token that the target has not, and reads the target's paddings as its own."""
+    model = Model(open_checkpoint(tiny), compute)
+    last = model.shape.vocabulary - 1
+    small = OwnPages(model, Memory(model.shape, 2, model.kept, model.device), last - 6)
+    pages = small.open()
+    assert small.read(pages, [1, 2, last + 100], 0).shape == (1, last - 6)
+    beyond = small.read(pages, [last + 1], 3).clone()
+    assert torch.equal(small.read(pages, [last], 3), beyond)
 
 
 def test_another_vocabulary_is_refused_by_both_names(tiny, write_gguf):

@@ -152,6 +152,23 @@ def test_a_tree_of_guesses_gives_each_path_the_bits_of_a_chain(tiny):
         assert torch.equal(chain[0], row)
 
 
+@pytest.mark.parametrize("compute", ["int8", "float32"])
+def test_what_is_not_of_the_model_is_an_error_and_nothing_else(tiny, compute):
+    """One turn's, which the engine ends; what stands behind a table is nobody's."""
+    model = model_of(tiny, compute)
+    text = Text(model)
+    before = text.forward(TOKENS, every=True)
+    context, pages = model.shape.context, text.pages
+
+    def forward(tokens, at, pages):
+        return model.forward(Batch([Rows(tokens, at, pages, [0])], text.memory, 4, Sight(), model.tiles), text.memory)
+
+    for tokens, at, some in (([model.shape.vocabulary], 0, pages), ([-400], 0, pages), ([1], context, [*pages, 1])):
+        with pytest.raises(IndexError):
+            forward(tokens, at, some)
+    assert torch.equal(Text(model).forward(TOKENS, every=True), before)
+
+
 def test_a_context_is_filled_to_its_last_position(tiny):
     text = Text(model_of(tiny))
     for token in range(256):
