@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def drawn_natively(rows: npt.NDArray[np.float32], laws: Sequence[Law]) -> list[int]:
-    """The token of each of `rows` [rows, vocabulary], whose numbers of a row lie side by side."""
+    """The token of each of `rows` [rows, vocabulary]."""
+    if rows.strides[1] != rows.itemsize:  # a row's numbers are read side by side
+        rows = np.ascontiguousarray(rows)
     heats = np.array([heat(law.sampling) for law in laws], dtype=np.float32)
     keys = np.array([(*noise_keys(law.sampling.seed, law.position), 0) for law in laws], dtype=np.uint32)
     out = np.empty(len(rows), dtype=np.int64)

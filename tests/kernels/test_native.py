@@ -16,7 +16,7 @@ if not native(torch.device("cpu")):
 
 from trimtab.backends.engine.native import Rows, Tape, address, base
 from trimtab.backends.engine.request import Sampling
-from trimtab.backends.engine.sample import Law
+from trimtab.backends.engine.sample import Law, gumbel, heat
 from trimtab.backends.engine.sample_native import drawn_natively
 from trimtab.kernels.native import F32, F32X16, I32X16, I64, Program, works
 from trimtab.kernels.native_attention import HEADS_AT_ONCE, write_attention
@@ -207,6 +207,19 @@ def test_draws_follow_the_law():
     laws = [Law(Sampling(seed=7), position) for position in range(4000)]
     drawn = np.bincount(drawn_natively(logits, laws), minlength=70) / 4000
     np.testing.assert_allclose(drawn, chances, atol=0.025)
+
+
+@pytest.mark.parametrize("width", [16, 33, 70])
+def test_draws_are_those_of_the_plain_law_wherever_a_row_lies(width):
+    logits = np.random.default_rng(width).standard_normal((40, width)).astype(np.float32)
+    logits[::3, : width // 2] = -np.inf
+    laws = [Law(Sampling(temperature=0.7, seed=-5), position) for position in range(40)]
+    heats = [row * np.float32(heat(law.sampling)) for row, law in zip(logits, laws, strict=True)]
+    exact = [int((row + gumbel(-5, i, np.arange(width))).argmax()) for i, row in enumerate(heats)]
+    wider = np.full((40, width + 5), 1e9, dtype=np.float32)
+    wider[:, :width] = logits
+    for rows in (logits, wider[:, :width], np.asfortranarray(logits)):
+        assert drawn_natively(rows, laws) == exact
 
 
 # ---- attention
