@@ -20,6 +20,7 @@ Worth = Callable[[int], int]
 # So many guesses took so many seconds.
 Timed = Callable[[int, float], None]
 
+_USUAL = 40  # tokens that come between two guesses at most; more is a prompt
 _CATCH_UP = 256  # tokens read at most before a guess: a long prompt is read over several steps
 _LEAST_PATH = 0.1  # a guess is not gone on with when all of it is less likely than this
 
@@ -59,11 +60,16 @@ class ModelDrafter:
         most = min(most, self._model.context - len(tokens) - 1)
         if not self._open or not tokens or most <= 0 or (most := min(most, self._worth(len(tokens)))) <= 0:
             return NOTHING
+        start = self._now()
         try:
             if self._memory is None:
                 self._memory = self._model.open()
+            known = len(self._read)
             row = self._caught_up(tokens)
-            return NOTHING if row is None else self._guess(row, tokens, most)
+            if row is None or len(tokens) - known > _USUAL:
+                self._timed(0, self._now() - start)  # a prompt's reading is nobody's price
+                start = self._now()
+            return NOTHING if row is None else self._guess(row, tokens, most, start)
         except MemoryError:
             self._give_up()
             return NOTHING
@@ -82,8 +88,7 @@ class ModelDrafter:
         self._read += piece
         return row if len(self._read) == len(tokens) else None
 
-    def _guess(self, row: Any, tokens: Sequence[int], most: int) -> Draft:
-        start = self._now()
+    def _guess(self, row: Any, tokens: Sequence[int], most: int, start: float) -> Draft:
         position = len(tokens) - self._prompt
         said, sure = drawn(row, lambda token: self._go_on(token), lambda r, i: self._draw(r, position + i), most)
         self._timed(len(said), self._now() - start)

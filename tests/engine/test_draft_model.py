@@ -137,6 +137,18 @@ def test_what_is_not_worth_its_price_is_not_computed_and_what_is_is_told():
     lengths.timed_draft("model", *clock.told[0])
 
 
+def test_the_price_of_guesses_is_all_of_their_passes_and_no_prompts():
+    model, told = Small(), []
+    drafts = ModelDrafter(
+        model, noisy(0), 50, lambda kv: 3, lambda n, s: told.append((n, s)), lambda: float(model.reads)
+    )
+    tokens = list(range(50))
+    said = drafts.propose(tokens, 8).tokens
+    assert told == [(0, 1.0), (3, 2.0)]  # the prompt's pass shows the first guess too
+    drafts.propose([*tokens, *said[:2], 77], 8)
+    assert told[2:] == [(3, 3.0)]  # what was accepted, and what came instead, is read in the first pass
+
+
 def test_it_does_not_go_on_where_it_is_unsure():
     unsure = ModelDrafter(Small(), lambda row, i: (row % 50, 0.3), 3, lambda kv: 9, lambda n, s: None, lambda: 0.0)
     assert len(unsure.propose(PROMPT, 9).tokens) == 1
