@@ -366,6 +366,7 @@ class Compiled(Mapping[str, int]):
 def works() -> bool:
     """Whether this machine and this LLVM compile what the others are made of, and rightly; a warning says why not."""
     try:
+        binding.check_jit_execution()  # where memory may not become code, LLVM would end the process
         program = Program()
         code = program.function("f", "a", "b", "out")
         a, b = (code.load(I32X16, at) for at in (code.a, code.b))

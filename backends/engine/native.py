@@ -115,6 +115,7 @@ class BlockProduct:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x, own, parts = x.float().contiguous(), self.blocks, torch.get_num_threads()
+        assert x.shape[1:] == (own.width,), x.shape
         tape, rows, count = Tape(), Rows(len(x), own.width, parts), np.array([len(x)])
         y = torch.empty((len(x), own.outputs))
         tape.add(base(), "plain", count, x, *rows.written, own.width)
@@ -129,12 +130,15 @@ def add_embedded(tape: Tape, rows: Array, tokens: Array, blocks: Blocks, x: Arra
 
 
 class BlockRows:
-    """Rows of a matrix by their numbers, int64 [n], outside of a model's own pass: float32 [n, width]."""
+    """Rows of a matrix by their numbers, int64 [n], outside of a model's own pass: float32 [n, width]. Raises
+    IndexError for a row that is not there."""
 
     def __init__(self, blocks: Blocks) -> None:
         self.blocks = blocks
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.blocks.rows:
+            raise IndexError(f"{tokens.tolist()} are not all rows of {self.blocks.rows}")
         tape, x = Tape(), torch.empty((len(tokens), self.blocks.width))
         add_embedded(tape, np.array([len(tokens)]), tokens.contiguous(), self.blocks, x)
         tape.run(1)

@@ -148,7 +148,11 @@ def test_blocks_keep_what_a_file_has(kind):
     near = {"rtol": 2e-3, "atol": 1e-4} if kind == "4" else {"rtol": 1e-6, "atol": 1e-6}
     np.testing.assert_allclose(product(torch.eye(128)).T.numpy(), weight, **near)
     chosen = torch.tensor([40, 0, 47, 15, 16])
-    np.testing.assert_allclose(BlockRows(product.blocks)(chosen).numpy(), weight[chosen], **near)
+    rows = BlockRows(product.blocks)
+    np.testing.assert_allclose(rows(chosen).numpy(), weight[chosen], **near)
+    for missing in (-1, 48):
+        with pytest.raises(IndexError):
+            rows(torch.tensor([0, missing]))
 
 
 @needs_blocks

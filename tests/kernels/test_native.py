@@ -1,6 +1,8 @@
 """Native functions of a CPU against the same in float64, and the laws their rows keep."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +97,23 @@ def test_a_machine_that_cannot_is_told_and_served_another_way(monkeypatch, caplo
     monkeypatch.setattr(Program, "compile", fails)
     assert not works()
     assert "no such instruction" in caplog.text
+
+
+CONFINED = """
+import ctypes
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):  # PR_SET_MDWE: what was written never becomes code
+    raise SystemExit("this system has no such rule")
+import torch
+from trimtab.kernels.switch import native
+print(native(torch.device("cpu")))
+"""
+
+
+def test_a_system_that_lets_no_memory_become_code_ends_no_process():
+    done = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, timeout=120)
+    if "no such rule" in done.stderr:
+        pytest.skip("this system has no such rule")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 # ---- rows
