@@ -26,15 +26,15 @@ class Kept:
     """What the choice wants of a memory."""
 
     def __init__(self, keys):
-        self.page, self.turned, self.keys = PAGE, True, keys[None]
-        self.values = torch.zeros((1, len(keys), KV_HEADS, PAGE, HEAD), dtype=keys.dtype)
+        self.page, self.turned, self.keys = keys.shape[-1], True, keys[None]
+        self.values = torch.zeros((1, *keys.transpose(-1, -2).shape), dtype=keys.dtype)
         self.bounds = Bounds(self)
 
 
-def program(kept):
+def program(kept, page=PAGE):
     program = Program()
-    write_noted(program, KV_HEADS, HEAD, PAGE, kept)
-    write_chosen(program, HEADS, KV_HEADS, HEAD, PAGE, kept)
+    write_noted(program, KV_HEADS, HEAD, page, kept)
+    write_chosen(program, HEADS, KV_HEADS, HEAD, page, kept)
     return program.compile()
 
 
@@ -101,14 +101,15 @@ def test_pages_are_chosen_as_by_torch(seed, best, whole, halves, parts):
     assert native_choice(memory, spans, Sight(best=best), q, parts) == rule(memory, spans, Sight(best=best), q)
 
 
-@pytest.mark.parametrize("kept", [torch.float32, torch.float16])
-def test_bounds_are_those_of_torch(kept):
-    random = np.random.default_rng(0)
-    memory, exact = (Kept(drawn(np.random.default_rng(1), (30, KV_HEADS, HEAD, PAGE), False).to(kept)) for _ in "ab")
-    span = Span(0, 90, 30, random.permutation(30)[:8].tolist())
-    plan = Plan.of([span], PAGE, Sight(best=4))
+@pytest.mark.parametrize(("kept", "page"), [(torch.float32, 16), (torch.float16, 64)])
+def test_bounds_are_those_of_torch(kept, page):
+    keys = drawn(np.random.default_rng(1), (30, KV_HEADS, HEAD, page), False).to(kept)
+    memory, exact = Kept(keys), Kept(keys)
+    span = Span(0, 6 * page - 3, 2 * page - 2, np.random.default_rng(0).permutation(30)[:8].tolist())
+    plan = Plan.of([span], page, Sight(best=4))
     words = np.array([plan.starts, plan.counts, plan.ends, plan.biases])
-    tape, choice = Tape(), Choice(COMPILED[kept], memory.bounds, words, MOST, 2)
+    compiled = program({torch.float32: F32, torch.float16: F16}[kept], page)
+    tape, choice = Tape(), Choice(compiled, memory.bounds, words, MOST, 2)
     choice.add_noted(tape, 0, memory.keys[0])
     choice.lay_out(plan)
     tape.run(2)
