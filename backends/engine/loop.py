@@ -6,6 +6,7 @@ this thread. Knows nothing of asyncio, of wire formats, or of what a step is.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.engine")
 
+_EXIT_S = 10.0  # that a process which ends without `stop` waits for a step
 _HELD_UP_S = 0.02  # between two looks at requests whose clients take nothing
 
 
@@ -44,15 +46,19 @@ class Loop:
         self.failure: TrimtabError | None = None
 
     def start(self) -> None:
+        # A thread that is computing when the interpreter ends aborts the process.
+        atexit.register(self.stop, _EXIT_S)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End after the current step; what still runs or waits is told Draining. Blocks until the thread is gone."""
+    def stop(self, most_s: float | None = None) -> None:
+        """End after the current step; what still runs or waits is told Draining. Blocks until the thread is gone, or
+        for so many seconds."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(most_s)
+        atexit.unregister(self.stop)
 
     @property
     def ready(self) -> bool:

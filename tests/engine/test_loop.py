@@ -1,5 +1,7 @@
 """The engine's thread: what is submitted is stepped, and a thread that is stuck or gone is not ready."""
 
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -116,3 +118,31 @@ def test_too_many_waiting_are_refused_and_a_stopped_thread_takes_none(run):
     assert not loop.ready
     with pytest.raises(Draining):
         loop.submit(told()[2])
+
+
+UNSTOPPED = """
+import threading
+from types import SimpleNamespace
+from trimtab.backends.engine.loop import Loop
+
+at_work = threading.Event()
+
+class Engine:
+    busy, waiting = True, ()
+
+    def step(self):
+        at_work.set()
+        return True
+
+    def dismiss(self, error):
+        print("dismissed", flush=True)
+
+Loop(lambda: SimpleNamespace(engine=Engine()), 1).start()
+at_work.wait(60)
+"""
+
+
+def test_an_interpreter_that_ends_waits_for_the_step():
+    """Threads that compute in torch while it ends abort the process."""
+    done = subprocess.run([sys.executable, "-c", UNSTOPPED], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "dismissed\n"), done.stderr
