@@ -84,6 +84,8 @@ class Quantized:
         if inputs % 2 or inputs % group or scales.shape != (outputs, inputs // group) or zero.T.shape != scales.shape:
             raise self._damaged(f"scales of {scales.shape[::-1]} do not fit {inputs} inputs in groups of {group}")
         order = self._order(inputs, group)
+        if not np.isfinite(scales.sum()):
+            raise self._damaged("scales that are no numbers")
         values = (values if order is None else values[order]).T
         least = -(zero.T.astype(np.float32) + self.layout.zero_offset) * scales
         pairs = np.bitwise_or(values[:, 0::2], values[:, 1::2] << np.uint8(4))

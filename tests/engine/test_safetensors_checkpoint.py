@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from trimtab.backends.engine.checkpoint import open_checkpoint
 from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
+from trimtab.backends.engine.linear import Linear
 from trimtab.backends.engine.reference import Reference
 from trimtab.backends.engine.template import ChatTemplate
 from trimtab.backends.engine.tokenizer import Tokenizer
@@ -311,8 +312,24 @@ def test_matrices_in_four_bits(folder, original, case):
     checkpoint = open_checkpoint(folder(tensors, quantization_config=how))
     for name, wanted in exact.items():
         np.testing.assert_allclose(checkpoint.floats(name), wanted, atol=2e-4)
+        x = torch.randn(3, wanted.shape[1], generator=torch.Generator().manual_seed(0))
+        product = Linear(checkpoint, (name,), "int8", torch.device("cpu"))
+        np.testing.assert_allclose(product(x), x.numpy() @ wanted.T, atol=0.1)
     assert (checkpoint.four_bits("layers.0.q").order is not None) == ("order" in case)
     assert checkpoint.four_bits("embedding") is None
+
+
+def test_scales_that_are_no_numbers_are_named(folder, original):
+    tensors = tensors_of(original)
+    name = "model.layers.0.mlp.down_proj"
+    parts, _ = gptq(tensors.pop(name + ".weight").double().numpy(), 32, np.arange(96), 1)
+    parts["scales"][1, 3] = np.inf
+    tensors |= {f"{name}.{part}": t for part, t in packed(parts).items()}
+    checkpoint = open_checkpoint(
+        folder(tensors, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32})
+    )
+    with pytest.raises(ModelUnavailable, match=r"down_proj: scales that are no numbers"):
+        checkpoint.four_bits("layers.0.down")
 
 
 def test_groups_that_do_not_fit_are_named(folder, original):
