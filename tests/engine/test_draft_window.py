@@ -152,8 +152,8 @@ def answers(loaded, monkeypatch, sampling, glance=GLANCE, pages=60, n=1, most=24
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "warm"])
 def test_no_token_is_another(loaded, monkeypatch, eager, sampling):
-    plain, usual, none = answers(loaded, monkeypatch, sampling, None)
-    found, engine, glances = answers(loaded, monkeypatch, sampling)
+    plain, usual, none = answers(loaded, monkeypatch, sampling, None, most=48)
+    found, engine, glances = answers(loaded, monkeypatch, sampling, most=48)
     assert found == plain
     assert none == 0 < glances
     assert engine.steps < usual.steps, "some of what was seen through the window came true"
