@@ -6,7 +6,6 @@ Imports torch, so it is imported on the engine's own thread.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ...kernels.switch import serves
 from ...protocol.errors import ModelUnavailable, TrimtabError
 from .attention import Sight
 from .checkpoint import open_checkpoint
+from .cores import cores
 from .draft_model import check_vocabulary
 from .draft_model_run import OwnPages
 from .engine import Engine, Options
@@ -58,7 +58,7 @@ def load(
     """Open the weights at `path`, and decode a token with them; `small` are those of the model that drafts for it.
     Raises ModelUnavailable."""
     s = settings or Settings()
-    torch.set_num_threads(s.threads or min(4, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(s.threads or min(4, cores()))
     checkpoint = open_checkpoint(path)
     tokenizer = Tokenizer(checkpoint.vocabulary)
     template = ChatTemplate(checkpoint.template, tokenizer, now)
