@@ -77,10 +77,12 @@ class Value:
         return self._two(other, "mul", "fmul")
 
     def __truediv__(self, other: Like) -> Value:
-        return self._two(other, "sdiv", "fdiv")
+        assert self.floating, "whole numbers are divided by //"
+        return self._two(other, "", "fdiv")
 
     def __floordiv__(self, other: Like) -> Value:
-        return self._two(other, "sdiv", "fdiv")
+        """Of whole numbers that are not negative."""
+        return self._two(other, "sdiv", "")
 
     def __mod__(self, other: Like) -> Value:
         return self._two(other, "srem", "frem")
@@ -88,8 +90,8 @@ class Value:
     def __and__(self, other: Like) -> Value:
         return self._two(other, "and_", "and_")
 
-    def __or__(self, other: Like) -> Value:
-        return self._two(other, "or_", "or_")
+    def __xor__(self, other: Like) -> Value:
+        return self._two(other, "xor", "")
 
     def __rshift__(self, other: Like) -> Value:
         return self._two(other, "lshr", "lshr")

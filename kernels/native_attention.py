@@ -68,8 +68,8 @@ class _Keys:
 
     def __init__(self, code: Code, sizes: _Sizes, unit: Value) -> None:
         self.code, self._sizes = code, sizes
-        self.row, self.kv = unit / sizes.kv_heads, unit % sizes.kv_heads
-        word = unit / code.EACH * 8
+        self.row, self.kv = unit // sizes.kv_heads, unit % sizes.kv_heads
+        word = unit // code.EACH * 8
         self.count, self.end = code.load(I64, code.counts + word), code.load(I64, code.ends + word)
         self.bias = code.load(I64, code.biases + word)
         self._table = code.tables + code.load(I64, code.starts + word) * 4
@@ -91,7 +91,7 @@ class _Heads:
         own = [keys.kv * (sizes.heads // sizes.kv_heads) + i for i in some]
         self.queries = [code.qkv + (keys.row * code.BETWEEN + h * self.head) * 4 for h in own]
         self.out = [code.seen + (keys.row * sizes.heads + h) * (self.head * 4) for h in own]
-        width = code.SCRATCH / HEADS_AT_ONCE
+        width = code.SCRATCH // HEADS_AT_ONCE
         self.scores = [code.scratch + (code.part * code.SCRATCH + width * i) * 4 for i in range(len(own))]
 
     def write(self) -> None:
@@ -112,7 +112,7 @@ class _Heads:
             at = self.keys.at(i)
             keys, values = code.keys + at, code.values + at
             left = self.keys.end - i * self.page
-            last = code.select(left < self.page, left * self.head / self.page, code.number(I64, self.head)) - 1
+            last = code.select(left < self.page, left * self.head // self.page, code.number(I64, self.head)) - 1
             sums = [[code.variable(code.number(F32X16, 0.0)) for _ in range(tiles)] for _ in self.queries]
             for d in code.loop(0, self.head):
                 self._fetch(values, code.select(d < last, d, last), self.head)

@@ -36,7 +36,7 @@ def write_drawn(program: Program) -> None:
             best.set(code.select(more, score, best.get()))  # noqa: B023
             token.set(code.select(more, ids, token.get()))  # noqa: B023
 
-        whole = code.WIDTH / LANES * LANES
+        whole = code.WIDTH // LANES * LANES
         for i in code.loop(0, whole, LANES):
             look(i, code.load(F32X16, at + i * 4))
         with code.when(whole < code.WIDTH):
@@ -49,11 +49,11 @@ def write_drawn(program: Program) -> None:
 
 def _noise(code: Code, ids: Value, keys: list[Value]) -> Value:
     """-log(-log u), u one of 2^23 numbers between 0 and 1."""
-    x = _xor(code, ids * _signed(_SPREAD), keys[0])
+    x = ids * _signed(_SPREAD) ^ keys[0]
     for key in keys[1:]:
-        x = _xor(code, x, x >> 16) * _signed(_ROUND[0])
-        x = _xor(code, x, x >> 13) * _signed(_ROUND[1])
-        x = _xor(code, _xor(code, x, x >> 16), key)
+        x = (x ^ x >> 16) * _signed(_ROUND[0])
+        x = (x ^ x >> 13) * _signed(_ROUND[1])
+        x = x ^ x >> 16 ^ key
     u = (code.to(F32X16, x >> 9) + 0.5) * 2.0**-23
     return _log(code, _log(code, u) * -1.0) * -1.0
 
@@ -76,10 +76,6 @@ def _first_of_the_best(code: Code, best: Value, tokens: Value) -> Value:
     others = code.number(I32X16, 0x7FFFFFFF)
     kept = code.select(best < top, others, tokens)
     return code.to(I64, code.least(kept))
-
-
-def _xor(code: Code, a: Value, b: Value) -> Value:
-    return Value(code, code.builder.xor(a.of, b.of))
 
 
 def _signed(word: int) -> int:

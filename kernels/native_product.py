@@ -41,9 +41,9 @@ def write_product(program: Program, bits: int) -> None:
     for count in range(1, ROWS_AT_ONCE + 1):
         _write_strip(program, bits, count)
     code = program.function("product", "rows", *_STRIP)
-    strips, blocks, rows = code.OUTPUTS / 16, code.WIDTH / BLOCK, code.load(I64, code.rows)
+    strips, blocks, rows = code.OUTPUTS // 16, code.WIDTH // BLOCK, code.load(I64, code.rows)
     sizes = code.WIDTH, code.OUTPUTS, code.ADD
-    for strip in code.loop(strips * code.part / code.parts, strips * (code.part + 1) / code.parts):
+    for strip in code.loop(strips * code.part // code.parts, strips * (code.part + 1) // code.parts):
         weights, finals = code.weights + strip * blocks * BYTES[bits], code.finals + strip * 64
         for row in code.loop(0, rows, ROWS_AT_ONCE):
             bytes_, words = row * code.WIDTH, row * blocks * 4
@@ -60,7 +60,7 @@ def write_product(program: Program, bits: int) -> None:
 def _write_strip(program: Program, bits: int, rows: int) -> None:
     """Sixteen outputs of so many rows."""
     code = program.inner(f"strip{rows}", *_STRIP)
-    blocks = code.WIDTH / BLOCK
+    blocks = code.WIDTH // BLOCK
     totals = [code.variable(code.number(F32X16, 0.0)) for _ in range(rows)]
     none = code.number(I32X16, 0)
     for block in code.loop(0, blocks):

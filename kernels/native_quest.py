@@ -23,7 +23,7 @@ def write_noted(program: Program, kv_heads: int, head: int, page: int, kept: Any
     code = program.function("noted", "filled", "pages", "keys", "low", "high")
     size = 2 if kept is F16 else 4
     for unit in code.loop(code.part, code.load(I64, code.filled) * kv_heads, code.parts):
-        block = code.load(I64, code.pages + unit / kv_heads * 8) * kv_heads + unit % kv_heads
+        block = code.load(I64, code.pages + unit // kv_heads * 8) * kv_heads + unit % kv_heads
         for column in code.loop(block * head, (block + 1) * head):
             at = code.keys + column * (page * size)
             tiles = (code.load(vector(kept), at + t * size) for t in range(0, page, LANES))
@@ -49,7 +49,7 @@ def write_chosen(program: Program, heads: int, kv_heads: int, head: int, page: i
         "lists", "counts_each", "ends_each", "biases_each", "BETWEEN", "ROOM",
     )  # fmt: skip
     for unit in code.loop(code.part, code.load(I64, code.rows) * kv_heads, code.parts):
-        row, kv = unit / kv_heads, unit % kv_heads
+        row, kv = unit // kv_heads, unit % kv_heads
         count, end, limit, start = (
             code.load(I64, words + row * 8) for words in (code.counts, code.ends, code.limits, code.starts)
         )
@@ -99,7 +99,7 @@ def _ordered(code: Code, x: Value) -> Value:
 
 def _take(code: Code, bounds: Value, table: Value, taken: Value, own: Value, wanted: Value) -> None:
     """Write the first page, the `wanted` ones of 1 to `own` with the greatest bounds, and page `own`."""
-    whole = (own + (LANES - 1)) / LANES * LANES
+    whole = (own + (LANES - 1)) // LANES * LANES
     lowest = code.number(I32, _LOWEST)
     code.store(lowest, bounds)
     for i in code.loop(own, whole):

@@ -46,10 +46,10 @@ def write_embedded(program: Program, bits: int) -> None:
     """`embedded4` or `embedded8`: rows `tokens` (int64) of a matrix in blocks (native_product.py) as numbers, x float32
     [rows, WIDTH]."""
     code = program.function(f"embedded{bits}", "rows", "tokens", "weights", "finals", "x", "WIDTH")
-    blocks, size = code.WIDTH / BLOCK, BYTES[bits]
+    blocks, size = code.WIDTH // BLOCK, BYTES[bits]
     for row in code.loop(code.part, code.load(I64, code.rows), code.parts):
         token = code.load(I64, code.tokens + row * 8)
-        strip, lane = token / LANES, token % LANES
+        strip, lane = token // LANES, token % LANES
         final = code.load(F32, code.finals + token * 4)
         for block in code.loop(0, blocks):
             at, x = code.weights + (strip * blocks + block) * size, code.x + (row * code.WIDTH + block * BLOCK) * 4
@@ -114,7 +114,7 @@ def write_gated(program: Program) -> None:
 def _write_row(code: Code, row: Value, value: Callable[[Value], Value]) -> None:
     """A row whose sixteen columns from byte `place` on are `value(place)`. It waits in `held`, where each part has room
     for one, until it is known which blocks stand out."""
-    blocks = code.WIDTH / BLOCK
+    blocks = code.WIDTH // BLOCK
     held, scales = code.held + code.part * code.WIDTH * 4, code.scales + row * blocks * 4
     total = code.variable(code.number(F32, 0.0))
     for block in code.loop(0, blocks):
@@ -193,7 +193,7 @@ def write_turned(
     for row in code.loop(code.part, code.load(I64, code.rows), code.parts):
         turn = code.turns + code.load(I64, code.positions + row * 8) * (head * 4)
         slot = code.load(I64, code.slots + row * 8)
-        block, place = slot / page * kv_heads, slot % page
+        block, place = slot // page * kv_heads, slot % page
         for weight, first, last in ((code.q_norm, 0, heads), (code.k_norm, heads, heads + kv_heads)):
             for h in code.loop(first, last):
                 at, bias = code.qkv + (row * code.BETWEEN + h * head) * 4, code.bias + h * (head * 4)

@@ -354,7 +354,7 @@ def test_threads_meet_after_every_function():
 
     def write(program):
         code = program.function("shift", "x", "y", "COUNT")
-        first, last = code.COUNT * code.part / code.parts, code.COUNT * (code.part + 1) / code.parts
+        first, last = code.COUNT * code.part // code.parts, code.COUNT * (code.part + 1) // code.parts
         for i in code.loop(first, last):
             behind = code.COUNT - i - 1
             code.store(code.load(I64, code.x + behind * 8) + 1, code.y + i * 8)
