@@ -3,15 +3,18 @@
 The row rule: row i of a product has the same bits whatever other rows there are. So there is one form of the weights
 for every count of rows, and each form keeps the rule in its own way:
 
-- int8, the CPU's default: oneDNN's packed int8 with a scale for each output. A row x is written as 16-bit whole numbers
-  in its own scale, and these as two 8-bit digits: two rows of one integer product, joined afterwards as 256 * high +
-  low. The sums are exact integers, so nothing can depend on their order, and only the weights' own rounding is left:
+- int8, the CPU's default, with VNNI in vectors of 512 bits: the file's own 4-bit blocks, or 8 bits in blocks of 32, by
+  our own native functions (linear_native.py, kernels/native_product.py). Sums within a block are exact integers, and
+  blocks are added in one order.
+- int8 on other CPUs: oneDNN's packed int8 with a scale for each output. A row x is written as 16-bit whole numbers in
+  its own scale, and these as two 8-bit digits: two rows of one integer product, joined afterwards as 256 * high + low.
+  The sums are exact integers, so nothing can depend on their order, and only the weights' own rounding is left:
   activations in one digit would cost a small model 2 to 4 % of perplexity, in two they cost nothing that shows. A
   second row is almost free, because a product of few rows waits for the weights to come from memory.
 - float32 and bfloat16 on a CPU: oneDNN's packed weights, at least four rows at a time. Plain `F.linear` takes another
   order of sums for few rows, and packs the weights at every call.
-- int4, only when asked for: the file's own 4-bit blocks in bfloat16 sums. Least memory, and fastest where one row is
-  all there ever is; its cost grows with every row.
+- int4, only when asked for: the file's own 4-bit blocks in bfloat16 sums. Least memory where int8 is oneDNN's; its cost
+  grows with every row.
 - a GPU computes in bfloat16, where cuBLAS promises no row rule; int8 and int4 are there kept as such, and multiplied by
   the kernels room.
 """
