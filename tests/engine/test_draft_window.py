@@ -267,6 +267,8 @@ def test_no_page_is_lost_whatever_is_aborted(loaded, eager, seed):
     memory = Memory(model.shape, 24, model.dtype, model.device, 16)
     options = Options(Limits(6, 64, 24), glance=GLANCE, draft=8)
     engine = Engine(model, loaded.tokenizer, memory, 128, time.perf_counter, options)
+    glances, glance = [], engine.glance.logits
+    engine.glance.logits = lambda rows: glances.append(engine.steps) or glance(rows)
     while steps < 50 or engine.busy:
         if steps < 50 and chance.random() < 0.6:
             prompt = [chance.randrange(5, 90) for _ in range(chance.randint(1, 90))]
@@ -279,3 +281,5 @@ def test_no_page_is_lost_whatever_is_aborted(loaded, eager, seed):
         engine.pool.check()
         steps += 1
     engine.check()
+    assert len(set(glances)) > 5  # one that failed would have been the last
+    assert engine.pool.used == 0
