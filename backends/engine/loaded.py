@@ -66,7 +66,9 @@ def load(
     fp8 = _in_fp8(s, model.device)
     sight = Sight(s.window, s.sinks, marks(s.marks, tokenizer), s.best_pages)
     rows = model.kept
-    digest = hashlib.sha256(checkpoint.fingerprint() + model.compute.encode() + (s.kv or "").encode()).hexdigest()
+    # What is kept tells native functions from torch's: both are int8, and neither's last bits are the other's.
+    form = f"{model.compute} {rows} {s.kv or ''}"
+    digest = hashlib.sha256(checkpoint.fingerprint() + form.encode()).hexdigest()
     context = min(s.context or model.shape.context, model.shape.context)
     most = s.most_running * -(-context // PAGE)
     pages = min(most, pages_for(model.shape, s.kv_mb, FP8 if fp8 else rows))

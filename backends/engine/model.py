@@ -53,7 +53,6 @@ class Model:
             checkpoint = Halves(checkpoint)
         self.shape = checkpoint.shape
         self.dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16  # of keys, values and activations
-        self.tiles = self.device.type != "cpu" or chained(self.shape.head, 64)
         self._checkpoint = checkpoint
         self._head = self._linear("embedding" if self.shape.tied else "head")
         self._embedding = self._rows_of("embedding")
@@ -62,6 +61,8 @@ class Model:
         self._turns = self._rotations()
         self._fused: Fused | None = None
         self._native = self._natively()
+        # Of torch's two forms of attention; native functions have one of their own.
+        self.tiles = self._native is None and (self.device.type != "cpu" or chained(self.shape.head, 64))
         del self._checkpoint
 
     @property
