@@ -36,6 +36,7 @@ class GivenDrafter:
         self._at = 0  # what comes next, if the walk is right
         self._run = 1  # tokens in common up to here, the beginning as one; below zero: how many have differed
         self._right, self._tried = 1.0, 2.0  # of the guesses while walking, the recent ones counted most
+        self._said: Sequence[int] = ()
 
     def propose(self, tokens: Sequence[int], most: int) -> Draft:
         for i in range(self._seen, len(tokens)):
@@ -45,7 +46,7 @@ class GivenDrafter:
         return drafts[0] if len(drafts) == 1 else join(drafts, trusting, most) if drafts else NOTHING
 
     def _onward(self, most: int) -> Draft:
-        said = self._given[self._at : self._at + max(0, most)]
+        self._said = said = self._given[self._at : self._at + max(0, most)]
         return Draft(tuple(said), (), tuple(self._sure(i) for i in range(len(said))), self.name)
 
     def _elsewhere(self, tokens: Sequence[int], most: int) -> list[Draft]:
@@ -57,6 +58,11 @@ class GivenDrafter:
         sure = tuple(_DOUBT * confidence(match.length + i) for i in range(most))
         texts = [self._given[place : place + most] for place in nearest[:_OTHERS]]
         return [Draft(tuple(said), (), sure[: len(said)], self.name) for said in texts]
+
+    def agrees(self, draft: Draft) -> int:
+        """How many of a chain's tokens, whoever guessed them, the text had there as well."""
+        both = zip(draft.tokens, self._said, strict=False)
+        return next((i for i, (a, b) in enumerate(both) if a != b), min(len(draft.tokens), len(self._said)))
 
     def close(self, tokens: Sequence[int], whole: bool) -> None:
         """Nothing is kept."""

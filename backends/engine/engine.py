@@ -27,7 +27,7 @@ from .draft_model_run import Glances, draws_as
 from .finish import Finish
 from .forward import Forward, Pass
 from .grammar import Grammar
-from .guess import GIVEN, Guesses, close
+from .guess import Guesses, close
 from .holdings import Holdings
 from .memory import Memory
 from .model import Model
@@ -323,10 +323,11 @@ class Engine:
             self._end(s, reason)
 
     def _learn(self, turn: Turn, said: List[int], accepted: int) -> None:
-        s, draft = turn.sequence, turn.draft
-        if s.guess is not None:
-            self.guesses.learn(s.guess, said)
-        given = sum(draft.source_of(i) == GIVEN for i in range(len(draft.tokens)))
+        s = turn.sequence
+        if s.guess is None:
+            return
+        given = s.guess.predicted(turn.draft)
+        self.guesses.learn(s.guess, said)
         s.job.accepted += min(accepted, given)
         s.job.rejected += max(0, given - accepted)
 

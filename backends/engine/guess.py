@@ -24,7 +24,6 @@ from .draft_window import Asked, WindowDrafter, WindowedModel
 
 log = logging.getLogger("trimtab.engine")
 
-GIVEN = GivenDrafter.name
 _SELDOM = ((64, 4), (16, 2))  # steps in vain, and how seldom an answer is asked then
 
 
@@ -39,6 +38,7 @@ class Guess:
     look: Any = None
     steady: bool = False
     idle: int = 0
+    given: tuple[GivenDrafter, ...] = ()
 
     @property
     def rests(self) -> bool:
@@ -46,6 +46,12 @@ class Guess:
         be guessed is asked every second time, then every fourth."""
         every = 1 if self.steady else next((n for idle, n in _SELDOM if self.idle >= idle), 1)
         return self.idle % every != 0
+
+    def predicted(self, draft: Draft) -> int:
+        """How many of the tokens to be verified stood in a text that came with the request. Another drafter that says
+        the same takes nothing from it: whoever predicts an answer is told how much of it was right."""
+        own = sum(draft.source_of(i) == GivenDrafter.name for i in range(len(draft.tokens)))
+        return max([own, *(g.agrees(draft) for g in self.given)]) if draft.chain else own
 
 
 class Guesses:
@@ -72,12 +78,12 @@ class Guesses:
         if not self._most:
             return None
         record, suffix = Record(), SuffixDrafter()
-        drafters: list[Drafter] = [GivenDrafter(text, prompt, tree=self._tree) for text in given]
-        drafters += [suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
+        texts = tuple(GivenDrafter(text, prompt, tree=self._tree) for text in given)
+        drafters: list[Drafter] = [*texts, suffix, TrieDrafter(self._store, tenant.encode(), prompt, tree=self._tree)]
         judge = lambda draft: self._lengths.chances.of(record, draft)  # noqa: E731
         costly = [] if self.small is None or draw is None else [self._modelled(self.small, draw, prompt, record)]
         best = BestDrafter(drafters, judge, tree=self._tree, costly=costly)
-        return Guess(best, suffix, record, look, steady=bool(given or costly))
+        return Guess(best, suffix, record, look, steady=bool(given or costly), given=texts)
 
     def _modelled(self, small: SmallModel, draw: Draw, prompt: int, record: Record) -> Drafter:
         def worth(kv_tokens: int) -> int:

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.backends.engine.draft import NOTHING
 from trimtab.backends.engine.draft_given import GivenDrafter, read_prediction
+from trimtab.backends.engine.guess import Guesses, close
 from trimtab.protocol.errors import InvalidRequest
 from trimtab.protocol.messages import Request
 
@@ -103,3 +105,18 @@ def test_the_prediction_of_a_request():
     ):
         with pytest.raises(InvalidRequest, match="prediction"):
             ask(prediction=wrong)
+
+
+def test_a_prediction_is_told_what_came_true_though_an_earlier_answer_said_the_same():
+    """The trie of finished answers is surer of these words than the prediction is; both have them."""
+    guesses = Guesses(most=8)
+    earlier = guesses.open("acme", len(PROMPT), ())
+    assert earlier is not None
+    for _ in range(3):
+        close(earlier, [*PROMPT, *TEXT], whole=True)
+    predicted = guesses.open("acme", len(PROMPT), ([*TEXT[:12], 7, *TEXT[13:]],))
+    assert predicted is not None
+    [draft] = guesses.propose([(predicted, [*PROMPT, *TEXT[:8]], 8)])
+    assert (draft.source, draft.tokens) == ("trie", tuple(TEXT[8:16]))
+    assert predicted.predicted(draft) == 4  # of the 8 that the trie has
+    assert predicted.predicted(NOTHING) == 0
