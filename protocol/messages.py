@@ -268,7 +268,7 @@ def _count(value: Any, name: str, least: int) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
-        raise InvalidRequest(f"'{name}' must be a whole number of at least {least}", param=name)
+        raise InvalidRequest(f"'{name}' must be a whole number from {least} to {2**53 - 1}", param=name)
     return value
 
 

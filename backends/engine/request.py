@@ -18,6 +18,8 @@ from .grammar_request import Form, read_form
 
 _MOST_CHOICES = 32
 _MOST_STOPS = 16
+_USUAL_LENGTH = 16  # tokens of a legacy completion whose client does not say, as OpenAI has it
+_MOST_DIGITS = 10  # of a token's id: Python takes no number of thousands of them
 # What other engines are told of sampling and this one is not, each with the values that ask for nothing.
 _FOREIGN: Mapping[str, tuple[object, ...]] = {
     "dynatemp_range": (0,),
@@ -119,7 +121,8 @@ def read_completion(request: Request, vocabulary: int) -> Ask:
     if echo is not None and not isinstance(echo, bool):
         raise InvalidRequest("'echo' must be true or false", param="echo")
     ask = _ask(request, _integer(request, "logprobs", 0, 20), vocabulary)
-    return replace(ask, form=read_form(request), echo=bool(echo))
+    most = _USUAL_LENGTH if ask.most is None else ask.most
+    return replace(ask, form=read_form(request), echo=bool(echo), most=most)
 
 
 def read_prompts(request: Request, vocabulary: int) -> list[str] | list[list[int]]:
@@ -182,7 +185,7 @@ def _bias(request: Request, vocabulary: int) -> dict[int, float]:
         raise InvalidRequest("'logit_bias' must be an object of token ids", param="logit_bias")
     out = {}
     for key, value in bias.items():
-        if not (key.isascii() and key.isdigit() and int(key) < vocabulary):
+        if not (len(key) <= _MOST_DIGITS and key.isascii() and key.isdigit() and int(key) < vocabulary):
             raise InvalidRequest(
                 f"'logit_bias' names {key[:40]!r}, which is no token of this model", param="logit_bias"
             )

@@ -40,6 +40,7 @@ class ChatTemplate:
         # Zero-width, so that overlapping occurrences are all found; the dot takes the token's first character.
         self._inside = _any_of(tokenizer.placed, "(?={}).")
         self._inside_own = _any_of(tokenizer.control, "(?={}).")
+        self._beginnings = tuple({token[:n] for token in tokenizer.placed for n in range(1, len(token))})
         try:
             self._template = _environment(now).from_string(source)
         except TemplateError as e:
@@ -99,7 +100,7 @@ class ChatTemplate:
 
     def _guarded_text(self, text: str, guard: str, own: bool) -> str:
         text = (self._inside_own if own else self._inside).sub(lambda m: m.group() + guard, text)
-        if any(text.endswith(token[:n]) for token in self._tokenizer.placed for n in range(1, len(token))):
+        if text.endswith(self._beginnings):
             text += guard  # a beginning that the template's next words could complete
         return text
 
@@ -116,6 +117,8 @@ def _plain(message: Any, where: str, tools: bool) -> dict[str, Any]:
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
         raise InvalidRequest(f"'{where}.role' must be one of {', '.join(_ROLES)}", param=f"{where}.role")
     role, content, calls = _ROLES[message["role"]], message.get("content"), message.get("tool_calls")
+    if content is None:
+        content = message.get("refusal")  # a turn that OpenAI's models wrote, whose answer was none
     if not calls:
         return {"role": role, "content": _text(content, f"{where}.content")}
     if not tools:
@@ -169,11 +172,11 @@ def _text(content: Any, where: str) -> str:
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
+    if kind not in ("text", "refusal"):
         raise InvalidRequest(f"'{where}' is of type '{kind}': this model reads only text", param=where)
-    if not isinstance(part.get("text"), str):
-        raise InvalidRequest(f"'{where}.text' must be a text", param=f"{where}.text")
-    return str(part["text"])
+    if not isinstance(part.get(kind), str):
+        raise InvalidRequest(f"'{where}.{kind}' must be a text", param=f"{where}.{kind}")
+    return str(part[kind])
 
 
 def _any_of(tokens: Iterable[str], form: str) -> re.Pattern[str]:

@@ -20,7 +20,7 @@ def chat(**fields):
         ("max_completion_tokens", "9"),
         ("stop", 3), ("stop", ["a", 1]), ("stop", ["a"] * 17), ("logprobs", 3), ("top_logprobs", 21),
         ("top_logprobs", 2),
-        ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"300": 1}), ("logit_bias", {"3": 101}),
+        ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"9" * 5000: 1}), ("max_tokens", 2**63), ("logit_bias", {"300": 1}), ("logit_bias", {"3": 101}),
         ("tools", "all"), ("functions", {}),
     ],
 )  # fmt: skip
@@ -111,6 +111,12 @@ def test_legacy_fields_are_checked(param, value):
     with pytest.raises(InvalidRequest) as e:
         read_completion(Request.build("completions", {"model": "m", "n": 1, param: value}), 300)
     assert e.value.param == param
+
+
+def test_a_completion_has_16_tokens_where_the_client_says_nothing_and_a_chat_as_many_as_fit():
+    assert read_completion(Request.build("completions", {"model": "m", "prompt": "x"}), 300).most == 16
+    assert read_completion(Request.build("completions", {"model": "m", "max_tokens": 0}), 300).most == 0
+    assert chat().most is None
 
 
 def test_a_models_advised_sampling_holds_where_the_client_says_nothing() -> None:

@@ -55,6 +55,14 @@ def test_text_parts_are_joined(make):
     assert template.encode(user(parts), 1000) == template.encode(user("hello world"), 1000)
 
 
+def test_a_refusal_is_what_the_assistant_said(make):
+    template, _ = make()
+    parts = [{"type": "refusal", "refusal": "No."}]
+    said = template.encode([{"role": "assistant", "content": "No."}], 1000)
+    assert template.encode([{"role": "assistant", "content": parts}], 1000) == said
+    assert template.encode([{"role": "assistant", "content": None, "refusal": "No."}], 1000) == said
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
@@ -66,6 +74,7 @@ def test_text_parts_are_joined(make):
         (user(None), "messages[0].content"),
         (user([{"type": "image_url", "image_url": {"url": "data:"}}]), "messages[0].content[0]"),
         (user([{"type": "text", "text": 3}]), "messages[0].content[0].text"),
+        (user([{"type": "refusal"}]), "messages[0].content[0].refusal"),
         ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "messages[0].tool_calls"),
     ],
 )
