@@ -20,8 +20,8 @@ def chat(**fields):
         ("max_completion_tokens", "9"),
         ("stop", 3), ("stop", ["a", 1]), ("stop", ["a"] * 17), ("logprobs", 3), ("top_logprobs", 21),
         ("top_logprobs", 2),
-        ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"9" * 5000: 1}), ("max_tokens", 2**63), ("logit_bias", {"300": 1}), ("logit_bias", {"3": 101}),
-        ("tools", "all"), ("functions", {}),
+        ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"300": 1}), ("logit_bias", {"3": 101}),
+        ("tools", "all"), ("functions", {}), ("logit_bias", {"9" * 5000: 1}), ("max_tokens", 2**63),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_name(param, value):
