@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..protocol.messages import Answer, Kind, Request, Usage
 
@@ -84,4 +84,14 @@ class Backend(Protocol):
 
     def ready(self) -> bool:
         """Whether it could answer now (a model still loading says False)."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A backend that computes here, and can say how it stands."""
+
+    def measures(self) -> Mapping[tuple[str, str], int]:
+        """Counts of `pages` of its memory (free, cached, used) and of `answers` (running, waiting): what, in which
+        state. Costs nothing; may be called at any time."""
         ...

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
-from ..backends.base import Backend
+from ..backends.base import Backend, Measured
 from ..backends.registry import create
 from ..cache.store_memory import MemoryStore
 from ..cache.wishes import FIELD as CACHE_FIELD
@@ -349,6 +349,8 @@ class Gateway:
             self.metrics.circuit_open(served.target.name).set(0 if served.breaker.state(now) == "closed" else 1)
             if served.slots is not None:
                 self.metrics.queued(served.target.name, served.slots)
+            if isinstance(served.backend, Measured):
+                self.metrics.measured(served.target.name, served.backend.measures())
         self.metrics.shaped(self.planning.effects)
         self.routing.measure()
         self.metrics.cache_store_up.set(1 if self.cache.store.healthy else 0)

@@ -148,6 +148,17 @@ class Metrics:
         self._unplaced = self._counter("trimtab_queue_unserved", "Who waited for a slot and got none.", "model", "why")
         self._depth = self._gauge("trimtab_queue_depth", "Requests that wait for a model's slot.", "model")
         self._busy = self._gauge("trimtab_queue_busy", "Slots of a model that are taken.", "model")
+        self._engine = {
+            "pages": self._gauge(
+                "trimtab_engine_pages",
+                "Pages of 64 tokens of the bundled engine's memory for keys and values: free, cached, used.",
+                "model",
+                "state",
+            ),
+            "answers": self._gauge(
+                "trimtab_engine_answers", "Answers in the bundled engine: running, waiting.", "model", "state"
+            ),
+        }
 
     def _of_the_process(self) -> None:
         self.in_flight = Gauge(
@@ -257,6 +268,11 @@ class Metrics:
         self._depth(model).set(slots.waiting)
         self._busy(model).set(slots.busy)
         self._catch_up("queue:" + model, slots.counts, lambda why: self._unplaced(model, why))
+
+    def measured(self, model: str, counts: Mapping[tuple[str, str], int]) -> None:
+        """How the memory and the answers of a model on the bundled engine stand."""
+        for (what, state), count in counts.items():
+            self._engine[what](model, state).set(count)
 
     def shaped(self, effects: Effects) -> None:
         """What hints do, as measured so far."""

@@ -72,6 +72,10 @@ class EngineBackend:
     def ready(self) -> bool:
         return self._loop.ready
 
+    def measures(self) -> dict[tuple[str, str], int]:
+        """How its memory and its queue stand, as base.Measured has it."""
+        return self._loop.measures()
+
     async def complete(self, call: Call) -> Answer:
         """The whole answer, folded from the same events as a stream."""
         async with aclosing(await self._open(call)) as stream:

@@ -77,6 +77,7 @@ class Engine:
         self._holdings = Holdings(memory, reuse=self.options.prefixes, answers=whole)
         self.pool, self.prefixes = self._holdings.pool, self._holdings.prefixes
         self.context = min(context, memory.pages * memory.page)
+        self.pages = self.pool.counts  # free, cached, used: as of the last step, for whoever asks on another thread
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         # Pages are chosen by what is in them, which a tree's branches would share.
@@ -118,6 +119,7 @@ class Engine:
             rows = sum(turn.rows for turn in turns)
             self.guesses.timed(rows, sum(turn.sequence.computed for turn in turns), self._clock() - started)
             self.steps += 1
+        self.pages = self.pool.counts
         self._tell()
         return bool(turns)
 
@@ -125,6 +127,7 @@ class Engine:
         """End everything with this error."""
         for job in {sequence.job: None for sequence in [*self.running, *self.waiting]}:
             self._fail(job, error)
+        self.pages = self.pool.counts
 
     def check(self) -> None:
         """Raises AssertionError when pages are lost; without work, when any is used."""

@@ -78,6 +78,21 @@ class Loop:
             self._inbox.append(job)
             self._changed.notify()
 
+    def measures(self) -> dict[tuple[str, str], int]:
+        """The pages of the memory and the answers, by what they are in; nothing before the model is there."""
+        if self.loaded is None:
+            return {}
+        engine = self.loaded.engine
+        free, cached, used = engine.pages
+        waiting = len(engine.waiting) + len(self._inbox)
+        return {
+            ("pages", "free"): free,
+            ("pages", "cached"): cached,
+            ("pages", "used"): used,
+            ("answers", "running"): len(engine.running),
+            ("answers", "waiting"): waiting,
+        }
+
     def _queued(self) -> int:
         """Jobs in the engine's own queue: read from another thread, so a moment old."""
         if self.loaded is None:

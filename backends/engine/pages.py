@@ -19,6 +19,7 @@ class PagePool:
         self._free = list(range(total, 0, -1))  # the last freed is used first: an idle engine touches little memory
         self._users = [0] * (total + 1)
         self._kept = [False] * (total + 1)
+        self.used = 0  # pages with a user
         self._unused: dict[int, None] = {}  # kept pages without a user, the longest unused first
         self.forgotten: Callable[[int], None] = lambda page: None  # told of a kept page that goes to somebody else
 
@@ -31,8 +32,9 @@ class PagePool:
         return len(self._unused)
 
     @property
-    def used(self) -> int:
-        return sum(users > 0 for users in self._users)
+    def counts(self) -> tuple[int, int, int]:
+        """Free, cached and used."""
+        return self.free, self.cached, self.used
 
     @property
     def available(self) -> int:
@@ -49,6 +51,7 @@ class PagePool:
         """One more user of a page that is used or kept."""
         assert self._users[page] or self._kept[page]
         self._unused.pop(page, None)
+        self.used += self._users[page] == 0
         self._users[page] += 1
 
     def drop(self, pages: Iterable[int]) -> None:
@@ -58,6 +61,7 @@ class PagePool:
             self._users[page] -= 1
             if self._users[page]:
                 continue
+            self.used -= 1
             if self._kept[page]:
                 self._unused[page] = None
             else:
@@ -74,6 +78,7 @@ class PagePool:
 
     def check(self) -> None:
         """Raises AssertionError when a page is lost or counted twice."""
+        assert self.used == sum(users > 0 for users in self._users)
         assert self.free + self.cached + self.used == self.total, (self.free, self.cached, self.used, self.total)
         assert len(set(self._free)) == len(self._free)
         assert not any(self._users[page] or self._kept[page] for page in self._free)
@@ -87,4 +92,5 @@ class PagePool:
             self._kept[page] = False
             self.forgotten(page)
         self._users[page] = 1
+        self.used += 1
         return page

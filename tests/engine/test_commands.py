@@ -1,12 +1,15 @@
 """`trimtab engine serve` and `trimtab bench engine`, over a tiny model."""
 
 import argparse
+import asyncio
 import json
+import re
 
 import pytest
 
 from trimtab.gateway import cli, cli_engine
 from trimtab.gateway.commands.engine import alone, name_of
+from trimtab.gateway.server import build
 
 
 def test_the_engine_alone_has_nothing_between_a_request_and_the_model():
@@ -118,3 +121,34 @@ def test_a_file_without_prompts_is_named(tiny, tmp_path, capsys):
     data.write_text("{}\n")
     assert cli.main(["bench", "engine", str(tiny), "--data", str(data)]) == 1
     assert "none.jsonl" in capsys.readouterr().err
+
+
+async def test_metrics_show_whose_the_pages_are(tiny, ask, tmp_path):
+    args = cli._parser().parse_args(["engine", "serve", str(tiny), "--name", "tiny", "--threads", "1"])
+    gateway = build(alone(args, {"XDG_STATE_HOME": str(tmp_path)}))
+
+    def shown(what):
+        text = gateway.render_metrics().decode()
+        return {state: int(float(n)) for state, n in re.findall(rf'{what}{{model="tiny",state="(\w+)"}} (\S+)', text)}
+
+    await gateway.start()
+    try:
+        [served] = gateway.live.catalogue.all()
+        assert shown("trimtab_engine_pages") == {}  # the model is not there yet
+        stream = await served.backend.stream(ask(messages=[{"role": "user", "content": "hello " * 90}], stream=True))
+        total = sum(shown("trimtab_engine_pages").values())
+        async for data in stream:
+            if b'"content":"' in data and b'"content":""' not in data:
+                break
+        pages, answers = shown("trimtab_engine_pages"), shown("trimtab_engine_answers")
+        assert pages["used"] > 1
+        assert sum(pages.values()) == total
+        assert answers == {"running": 1, "waiting": 0}
+        await stream.aclose()
+        while (pages := shown("trimtab_engine_pages"))["used"]:
+            await asyncio.sleep(0.01)
+        assert sum(pages.values()) == total
+        assert pages["cached"] > 0
+        assert shown("trimtab_engine_answers") == {"running": 0, "waiting": 0}
+    finally:
+        await gateway.close()
