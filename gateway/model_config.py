@@ -64,6 +64,13 @@ class TimeoutConfig(Section):
         return Timeouts(self.connect_s, self.first_token_s, self.idle_s, self.total_s)
 
 
+class EngineTimeouts(TimeoutConfig):
+    """Those of a model that is computed here: one that waits for its turn, or is long to read, is not lost."""
+
+    first_token_s: Seconds = 600.0
+    idle_s: Seconds = 300.0
+
+
 class RetryConfig(Section):
     """`attempts` counts the first call too: 1 means never again. Only a call that gave no byte is tried again."""
 
@@ -171,6 +178,7 @@ class EngineModel(ModelBase):
 
     backend: Literal["engine"]
     weights: Name = "smollm2-135m-instruct"
+    timeouts: EngineTimeouts = EngineTimeouts()
     compute: Literal["int8", "bfloat16", "float32", "int4"] | None = None  # left out: what the machine does best
     threads: Annotated[int, Field(strict=True, ge=1, le=256)] | None = None  # left out: up to four
     kv_mb: Annotated[int, Field(strict=True, ge=16, le=1 << 20)] = 512

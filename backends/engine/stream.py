@@ -133,11 +133,14 @@ class EngineStream:
 
     async def _written(self) -> AsyncIterator[bytes]:
         written = [0] * (len(self.prompts) * self.ask.n)
+        # Said with the first of the answer and not before: until then the request may wait as for any first token, and
+        # may still fail with a status of its own.
+        opening = [self.form.first(choice) for choice in range(len(written)) if self.form.chat]
         try:
-            for choice in range(len(written)):
-                if self.form.chat:
-                    yield self.form.first(choice)
             async for event in self.events():
+                if opening:
+                    yield b"".join(opening)
+                    opening = []
                 if data := self._write(event, written):
                     yield data
             if self.form.usage_follows:

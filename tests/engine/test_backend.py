@@ -470,6 +470,25 @@ async def test_a_wait_that_is_too_long_names_its_timeout(tiny, ask):
     assert e.value.which == "first_token"
 
 
+async def test_a_stream_that_waits_for_its_turn_has_said_nothing(engine, ask, monkeypatch):
+    """Else whoever relays it would count the wait as a gap in an answer, and could send no status any more."""
+    inner, turn = engine._loop.loaded.engine, threading.Event()
+    step = inner.step
+
+    def held():
+        turn.wait()
+        return step()
+
+    monkeypatch.setattr(inner, "step", held)
+    stream = await engine.stream(ask(stream=True, max_tokens=3, timeouts=Timeouts(first_token=0.05)))
+    try:
+        with pytest.raises(UpstreamTimeout) as e:
+            await anext(aiter(stream))
+    finally:
+        turn.set()
+    assert e.value.which == "first_token"
+
+
 async def test_damaged_weights_fail_each_call_clearly(tiny, tmp_path, ask, caplog):
     path = tmp_path / "bad.gguf"
     path.write_bytes(tiny.read_bytes()[:5000])

@@ -150,6 +150,12 @@ def test_limits_and_timeouts_in_the_units_of_the_rooms() -> None:
     assert build().tenants["local"].limits.resolved() == Limits()
 
 
+def test_an_engine_may_take_its_time_where_nobody_says_otherwise() -> None:
+    config = build(models={"m": {"backend": "engine"}, "n": {"backend": "engine", "timeouts": {"idle_s": 7}}})
+    assert config.models["m"].timeouts.resolved() == Timeouts(3, 600, 300, 600)
+    assert config.models["n"].timeouts.resolved() == Timeouts(3, 600, 7, 600)
+
+
 @pytest.mark.parametrize(
     "url",
     [
