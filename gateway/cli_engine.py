@@ -144,6 +144,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context-tokens", type=int, metavar="N", help="of prompt and answer (default: the model's)")
     parser.add_argument("--most-running", type=int, metavar="N", help="answers at a time (default: 16)")
     parser.add_argument("--most-waiting", type=int, metavar="N", help="requests that may wait (default: 64)")
+    parser.add_argument("--draft", metavar="MODEL", help="a smaller model of the same vocabulary that guesses ahead")
     parser.add_argument("--no-speculation", action="store_true", help="do not guess ahead")
 
 

@@ -9,18 +9,20 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from .section import Flag, Section
+from .section import Flag, Name, Section
 
 
 class SpeculationConfig(Section):
     """Guessing ahead, at most `most` tokens, which changes how fast an answer comes and never what it says.
 
-    With a `window` the model guesses too, seeing only its last so many tokens, where the context is much longer.
+    With a `window` the model guesses too, seeing only its last so many tokens, where the context is much longer; with
+    a `model`, named as `weights` are, that smaller one of the same vocabulary does, where it pays.
     """
 
     enabled: Flag = True
     most: Annotated[int, Field(strict=True, ge=1, le=63)] = 31
     window: Annotated[int, Field(strict=True, ge=64)] | None = None
+    model: Name | None = None
 
 
 class AttentionConfig(Section):

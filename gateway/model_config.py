@@ -228,6 +228,7 @@ class EngineModel(ModelBase):
             "speculation": self.speculation.enabled,
             "draft": self.speculation.most,
             "draft_window": self.speculation.window,
+            "draft_weights": self.speculation.model,
             "window": self.attention.window,
             "sinks": self.attention.sinks,
             "marks": self.attention.global_tokens,

@@ -92,7 +92,7 @@ async def _measured(args: argparse.Namespace) -> tuple[list[Load], float]:
     chance = random.Random(args.seed)  # noqa: S311
     texts = _prompts(args.data)
     options = {"context" if k == "context_tokens" else k: v for k in OPTIONS if (v := getattr(args, k)) is not None}
-    backend = EngineBackend(args.weights, speculation=not args.no_speculation, **options)
+    backend = EngineBackend(args.weights, speculation=not args.no_speculation, draft_weights=args.draft, **options)
     together, count = _full(args)
     await backend.start()
     try:

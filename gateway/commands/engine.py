@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
         check_listen(config, config.server.host)
         from ...backends.engine.weights import obtain
 
-        obtain(args.weights)
+        for weights in (args.weights, args.draft):
+            if weights is not None:
+                obtain(weights)
         return start(config, config, args)
     except ValidationError as e:
         for problem in e.errors():
@@ -45,8 +47,8 @@ def alone(args: argparse.Namespace, environ: Any) -> Config:
     """One model, one tenant without keys, and every stage that is not needed left out. Raises ValidationError."""
     model: dict[str, Any] = {"backend": "engine", "weights": args.weights}
     model |= {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    if args.no_speculation:
-        model["speculation"] = {"enabled": False}
+    if args.no_speculation or args.draft is not None:
+        model["speculation"] = {"enabled": not args.no_speculation, "model": args.draft}
     server = {name: getattr(args, name) for name in ("host", "port") if getattr(args, name) is not None}
     data = {
         "server": server,

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import re
+import threading
 
 import pytest
 
@@ -30,6 +31,14 @@ def test_the_engine_alone_has_nothing_between_a_request_and_the_model():
         False,
         False,
     )
+
+
+def test_a_model_that_drafts_is_named_on_the_command_line(tiny, capsys):
+    parsed = cli._parser().parse_args(["engine", "serve", "big.gguf", "--draft", "small.gguf"])
+    [model] = alone(parsed, {"HOME": "/nowhere"}).models.values()
+    assert (model.backend_options()["draft_weights"], model.speculation.enabled) == ("small.gguf", True)
+    assert cli.main(["engine", "serve", str(tiny), "--draft", "/nowhere/small.gguf"]) == 1
+    assert "small.gguf" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,7 @@ def test_a_file_without_prompts_is_named(tiny, tmp_path, capsys):
     assert "none.jsonl" in capsys.readouterr().err
 
 
-async def test_metrics_show_whose_the_pages_are(tiny, ask, tmp_path):
+async def test_metrics_show_whose_the_pages_are(tiny, ask, tmp_path, monkeypatch):
     args = cli._parser().parse_args(["engine", "serve", str(tiny), "--name", "tiny", "--threads", "1"])
     gateway = build(alone(args, {"XDG_STATE_HOME": str(tmp_path)}))
 
@@ -134,19 +143,27 @@ async def test_metrics_show_whose_the_pages_are(tiny, ask, tmp_path):
     await gateway.start()
     try:
         [served] = gateway.live.catalogue.all()
-        assert shown("trimtab_engine_pages") == {}  # the model is not there yet
+        while not served.backend.ready():
+            await asyncio.sleep(0.005)
+        idle = shown("trimtab_engine_pages")
+        total = idle["free"]
+        assert (idle["cached"], idle["used"]) == (0, 0)
+
+        inner, turns = served.backend._loop.loaded.engine, threading.Semaphore(0)
+        step = inner.step
+        monkeypatch.setattr(inner, "step", lambda: turns.acquire() and step())
         stream = await served.backend.stream(ask(messages=[{"role": "user", "content": "hello " * 90}], stream=True))
-        total = sum(shown("trimtab_engine_pages").values())
-        async for data in stream:
-            if b'"content":"' in data and b'"content":""' not in data:
-                break
-        pages, answers = shown("trimtab_engine_pages"), shown("trimtab_engine_answers")
-        assert pages["used"] > 1
+        turns.release()
+        while not (pages := shown("trimtab_engine_pages"))["used"]:
+            await asyncio.sleep(0.005)
         assert sum(pages.values()) == total
-        assert answers == {"running": 1, "waiting": 0}
+        assert shown("trimtab_engine_answers") == {"running": 1, "waiting": 0}
+
+        turns.release(10_000)
+        await anext(aiter(stream))
         await stream.aclose()
         while (pages := shown("trimtab_engine_pages"))["used"]:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
         assert sum(pages.values()) == total
         assert pages["cached"] > 0
         assert shown("trimtab_engine_answers") == {"running": 0, "waiting": 0}

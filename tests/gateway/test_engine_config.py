@@ -46,6 +46,7 @@ def test_what_answers_see_of_their_context_arrives() -> None:
     assert settings(read(attention={"best_pages": 16})) == Settings(best_pages=16)
     assert settings(read(kv="fp8")) == Settings(kv="fp8")
     assert settings(read(speculation={"window": 512})) == Settings(draft_window=512)
+    assert settings(read(speculation={"model": "small.gguf"})) == Settings(draft_weights="small.gguf")
 
 
 @pytest.mark.parametrize(
