@@ -153,7 +153,7 @@ class Engine:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Give it what is computed already. False, and nothing is changed, when the rest has no room."""
-        if not self._holdings.begin(sequence, len(self.running)):
+        if not self._holdings.begin(sequence, self.running):
             return False
         sequence.admitted = self._clock()
         if not sequence.waited:

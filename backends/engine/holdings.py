@@ -22,10 +22,11 @@ class Holdings:
         self.prefixes = PrefixTree(self.pool, memory.page)
         self._memory, self._reuse, self._answers = memory, reuse, answers
 
-    def begin(self, s: Sequence, beside: int) -> bool:
-        """Find what is computed already. False, and nothing is changed, when the rest has no room beside so many
-        running sequences, each of which needs a page more."""
+    def begin(self, s: Sequence, running: List[Sequence]) -> bool:
+        """Find what is computed already. False, and nothing is changed, when the rest has no room beside what those
+        that run have yet to read, and a page more of each."""
         size = self._memory.page
+        beside = sum(max(0, -(-len(other.tokens) // size) - len(other.pages)) + 1 for other in running)
         pages = self.prefixes.find(s.tenant, s.tokens[: s.reusable]) if self._reuse else []
         needed = -(-(len(s.tokens) - len(pages) * size) // size) + beside
         if beside and needed > self.pool.available:

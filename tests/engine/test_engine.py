@@ -219,6 +219,22 @@ def run_one(engine, task):
     return client
 
 
+def test_who_is_let_in_has_room_to_be_read(make):
+    """Long prompts that come together are read as many at a time as fit: none is read halfway and thrown out."""
+    chance = random.Random(3)
+    tasks = [Task([chance.randrange(3, 250) for _ in range(100)], asked(most=4)) for _ in range(6)]
+    engine = make(pages=18, limits=Limits(tokens=48, beside=16))
+    most = 0
+    for task in tasks:
+        engine.add(Job([task], Client()))
+    while engine.busy:
+        engine.step()
+        most = max(most, len(engine.running))
+    engine.check()
+    assert most == 2
+    assert engine.preempted == 0
+
+
 def test_a_slow_client_is_waited_for(make, loaded, monkeypatch):
     monkeypatch.setattr("trimtab.backends.engine.engine._MOST_UNREAD", 4)
     engine, client = make(draft=0), Client()
