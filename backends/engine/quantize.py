@@ -104,7 +104,7 @@ def rounded_layer(reference: Reference, w: Tensors, plan: Plan, known: list[torc
     for names in TOGETHER:
         weight = torch.cat([w[name] for name in names])
         if plan.method == "gptq":
-            whole = to_least_error(weight, moments[names].mean(), plan.bits, plan.group, plan.symmetric)
+            whole = to_least_error(weight, moments[names].damped(), plan.bits, plan.group, plan.symmetric)
         else:
             whole = to_nearest(weight, plan.bits, plan.group, plan.symmetric)
         start = 0

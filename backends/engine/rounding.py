@@ -13,6 +13,8 @@ import torch
 
 from .checkpoint import FourBits
 
+_SHRINKS = tuple(1 - k / 32 for k in range(1, 11))  # of a grid's width; less than two thirds is never best
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -21,17 +23,6 @@ class Grid:
     scale: torch.Tensor
     zero: torch.Tensor
     top: int
-
-    def nearest(self, weight: torch.Tensor, group: int | slice = slice(None)) -> torch.Tensor:
-        """q of weights [outputs, n], one for each group, or all in `group`."""
-        scale, zero = self.scale[:, group], self.zero[:, group]
-        if isinstance(group, int):
-            scale, zero = scale[:, None], zero[:, None]
-        return (weight / scale + zero).round().clamp(0, self.top)
-
-    def value(self, q: torch.Tensor, group: int) -> torch.Tensor:
-        """The weights [outputs, n] that q stands for in one group."""
-        return (q - self.zero[:, group, None]) * self.scale[:, group, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +49,15 @@ class Rounded:
         return FourBits(values, self.grid.scale.numpy(), (-self.grid.zero * self.grid.scale).numpy(), self.group)
 
 
-def grid_of(weight: torch.Tensor, bits: int, group: int, symmetric: bool = False) -> Grid:
-    """The grid from the least to the greatest weight of each group. Symmetric: zero in the middle.
+def grid_of(weight: torch.Tensor, bits: int, group: int, symmetric: bool = False, shrink: float = 1.0) -> Grid:
+    """The grid from the least to the greatest weight of each group, times `shrink`. Symmetric: zero in the middle.
 
     Zero is always on it, never as q = 0, which GPTQ's files cannot say. Scales are rounded to float16, as files have
     them.
     """
     outputs, inputs = weight.shape
     parts = weight.reshape(outputs, inputs // group, group)
-    low, high = parts.amin(-1).clamp(max=0), parts.amax(-1).clamp(min=0)
+    low, high = parts.amin(-1).clamp(max=0) * shrink, parts.amax(-1).clamp(min=0) * shrink
     top = (1 << bits) - 1
     low = torch.minimum(low, -high / (top - 1))
     if symmetric:
@@ -78,10 +69,35 @@ def grid_of(weight: torch.Tensor, bits: int, group: int, symmetric: bool = False
     return Grid(scale, zero, top)
 
 
+def fitted_grid(weight: torch.Tensor, matters: torch.Tensor, bits: int, group: int, symmetric: bool = False) -> Grid:
+    """Of narrower and narrower grids the one with the least squared error in each group.
+
+    `matters` [inputs] is how much an input's error counts: its mean square. One great weight among small ones, and
+    the half of a symmetric grid that a lopsided group has no use for, cost all others their steps.
+    """
+    best = grid_of(weight, bits, group, symmetric)
+    least = _error(weight, best, matters, group)
+    for shrink in _SHRINKS:
+        grid = grid_of(weight, bits, group, symmetric, shrink)
+        error = _error(weight, grid, matters, group)
+        better, least = error < least, torch.minimum(error, least)
+        scale, zero = torch.where(better, grid.scale, best.scale), torch.where(better, grid.zero, best.zero)
+        best = Grid(scale, zero, grid.top)
+    return best
+
+
+def _error(weight: torch.Tensor, grid: Grid, matters: torch.Tensor, group: int) -> torch.Tensor:
+    """What rounding to nearest costs: [outputs, groups]."""
+    parts = weight.view(len(weight), -1, group)
+    return ((_nearest(weight, grid, group).floats().view_as(parts) - parts).square() * matters.view(-1, group)).sum(-1)
+
+
 def to_nearest(weight: torch.Tensor, bits: int, group: int, symmetric: bool = False) -> Rounded:
-    """Every weight at its nearest point of the grid, whatever the others are."""
-    grid = grid_of(weight, bits, group, symmetric)
-    outputs, inputs = weight.shape
-    parts = weight.reshape(outputs, -1, group)
-    q = (parts / grid.scale[:, :, None] + grid.zero[:, :, None]).round().clamp(0, grid.top)
-    return Rounded(q.view(outputs, inputs).to(torch.uint8), grid, group)
+    """Every weight at its nearest point of the grid from least to greatest, whatever the others are."""
+    return _nearest(weight, grid_of(weight, bits, group, symmetric), group)
+
+
+def _nearest(weight: torch.Tensor, grid: Grid, group: int) -> Rounded:
+    parts = weight.reshape(len(weight), -1, group)
+    q = (parts / grid.scale[:, :, None] + grid.zero[:, :, None]).round_().clamp_(0, grid.top)
+    return Rounded(q.view(weight.shape).to(torch.uint8), grid, group)

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from trimtab.backends.engine import quantize_job as job
 from trimtab.backends.engine.checkpoint import open_checkpoint, unpack
+from trimtab.backends.engine.descent import descended
 from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
 from trimtab.backends.engine.gptq import Hessian, to_least_error
 from trimtab.backends.engine.perplexity import perplexity
 from trimtab.backends.engine.quantize import Plan, quantize
 from trimtab.backends.engine.reference import Reference
-from trimtab.backends.engine.rounding import to_nearest
+from trimtab.backends.engine.rounding import fitted_grid, grid_of, to_nearest
 from trimtab.backends.engine.tokenizer import Tokenizer
 from trimtab.gateway.cli import main
 from trimtab.protocol.errors import ModelUnavailable
@@ -37,37 +38,84 @@ def test_the_nearest_point_is_at_most_half_a_step_away(seed, bits, group, shift)
     np.testing.assert_allclose(unpack(rounded.four_bits()), rounded.floats(), atol=1e-5) if bits == 4 else None
 
 
-@pytest.mark.parametrize("sort", [False, True])
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_gptq_disturbs_the_products_less_than_rounding_to_nearest(sort, symmetric):
-    mix = normal(1, 96, 96) / 10 + torch.diag(normal(2, 96).exp())
-    x, weight = normal(3, 2000, 96) @ mix, normal(4, 40, 96)
-    moments = Hessian(96)
+def correlated(seed, rows, inputs=96):
+    """Rows whose inputs move together, some much more than others."""
+    mix = normal(1, inputs, inputs) / 10 + torch.diag(normal(2, inputs).exp())
+    return normal(seed, rows, inputs) @ mix
+
+
+def seen(x):
+    moments = Hessian(x.shape[1])
     for part in x.split(300):
         moments.add(part)
-    torch.testing.assert_close(moments.mean(), x.T @ x / 2000, rtol=1e-3, atol=1e-2)
-    fresh = normal(5, 2000, 96) @ mix
-    errors = [
-        ((rounded.floats() - weight) @ fresh.T).square().mean()
-        for rounded in (
-            to_least_error(weight, moments.mean(), 4, 32, symmetric, sort),
-            to_nearest(weight, 4, 32, symmetric),
-        )
-    ]
-    assert errors[0] < 0.7 * errors[1]
+    return moments
+
+
+def harm(rounded, weight, x):
+    return float(((rounded.floats() - weight) @ x.T).square().mean())
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gptq_disturbs_the_products_less_than_rounding_to_nearest(symmetric):
+    x, weight, fresh = correlated(3, 2000), normal(4, 40, 96), correlated(5, 2000)
+    torch.testing.assert_close(seen(x).mean(), x.T @ x / 2000, rtol=1e-3, atol=1e-2)
+    ours = to_least_error(weight, seen(x).damped(), 4, 32, symmetric)
+    assert harm(ours, weight, fresh) < 0.5 * harm(to_nearest(weight, 4, 32, symmetric), weight, fresh)
+
+
+def test_few_rows_are_trusted_less():
+    x, weight, fresh = correlated(3, 60), normal(4, 40, 96), correlated(5, 2000)
+    moments = seen(x).mean()
+    trusting = moments + torch.diag((0.01 * moments.diagonal().mean()).expand(96))
+    ours, nearest = to_least_error(weight, seen(x).damped(), 4, 32), to_nearest(weight, 4, 32)
+    assert harm(ours, weight, fresh) < 0.9 * harm(to_least_error(weight, trusting, 4, 32), weight, fresh)
+    assert harm(ours, weight, fresh) < harm(nearest, weight, fresh)
+
+
+@given(st.integers(0, 99), st.booleans(), st.sampled_from([16, 32, 96]))
+def test_a_descent_never_ends_higher(seed, symmetric, group):
+    x, weight = correlated(seed, 300), normal(seed + 1, 8, 96)
+    start = to_nearest(weight, 4, group, symmetric)
+    end = descended(weight, seen(x).mean(), start)
+    assert harm(end, weight, x) <= harm(start, weight, x) * (1 + 1e-3)  # scales are rounded to float16
+    assert end.q.max() <= 15
+    assert torch.equal(end.grid.scale.half().float(), end.grid.scale)
+    # What is there already stays: no error, no slope.
+    again = descended(end.floats(), seen(x).mean(), end)
+    torch.testing.assert_close(again.floats(), end.floats(), rtol=2e-3, atol=1e-6)
+
+
+@given(st.integers(0, 99), st.booleans())
+def test_a_fitted_grid_is_never_worse_and_forgets_an_outlier(seed, symmetric):
+    weight, matters = normal(seed, 8, 64), normal(seed + 1, 64).square()
+    weight[:, 40] = 8
+    matters[40] = 0
+
+    def error(grid):
+        parts = weight.view(8, 2, 32)
+        q = (parts / grid.scale[..., None] + grid.zero[..., None]).round().clamp(0, 15)
+        away = ((q - grid.zero[..., None]) * grid.scale[..., None] - parts).square()
+        return (away * matters.view(2, 32)).sum(-1)
+
+    wide, fitted = grid_of(weight, 4, 32, symmetric), fitted_grid(weight, matters, 4, 32, symmetric)
+    assert (error(fitted) <= error(wide)).all()
+    assert error(fitted)[:, 1].sum() < 0.9 * error(wide)[:, 1].sum()
 
 
 def test_inputs_that_were_never_seen_are_rounded_to_nearest():
     weight, x = normal(6, 8, 64), normal(7, 500, 64)
     x[:, 5] = 0
-    rounded = to_least_error(weight, x.T @ x / 500, 4, 32)
-    assert torch.equal(rounded.q[:, 5], to_nearest(weight, 4, 32).q[:, 5])
-    nothing = to_least_error(weight, torch.zeros(64, 64), 4, 32)
-    assert torch.equal(nothing.q, to_nearest(weight, 4, 32).q)
+    rounded = to_least_error(weight, seen(x).damped(), 4, 32)
+    scale, zero = rounded.grid.scale[:, 0], rounded.grid.zero[:, 0]
+    assert torch.equal(rounded.q[:, 5].float(), (weight[:, 5] / scale + zero).round().clamp(0, 15))
+    nothing = to_least_error(weight, Hessian(64).damped(), 4, 32)
+    nearest = to_nearest(weight, 4, 32)
+    assert (nothing.floats() - weight).norm() <= (nearest.floats() - weight).norm()
 
 
 def test_fewer_rows_than_inputs_are_enough_and_no_numbers_are_an_error():
     x = normal(8, 3, 64)
+    assert to_least_error(normal(9, 8, 64), seen(x).damped(), 4, 32).q.shape == (8, 64)
     assert to_least_error(normal(9, 8, 64), x.T @ x / 3, 4, 32).q.shape == (8, 64)
     with pytest.raises(RuntimeError):
         to_least_error(normal(9, 8, 64), torch.full((64, 64), float("nan")), 4, 32)
