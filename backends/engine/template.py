@@ -43,7 +43,7 @@ class ChatTemplate:
         self._beginnings = tuple({token[:n] for token in tokenizer.placed for n in range(1, len(token))})
         try:
             self._template = _environment(now).from_string(source)
-        except TemplateError as e:
+        except (TemplateError, RecursionError) as e:
             raise ModelUnavailable("the weights' chat template does not compile", detail=str(e)) from e
 
     def encode(self, messages: Any, most: int, tools: Any = None) -> list[int]:

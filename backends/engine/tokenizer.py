@@ -127,12 +127,9 @@ def _splits(pre: str) -> Any:
 
 def _described(description: str) -> Any:
     """A pre-tokenizer as tokenizer.json describes it."""
-    whole = {
-        "version": "1.0",
-        "pre_tokenizer": json.loads(description),
-        "model": {"type": "BPE", "vocab": {}, "merges": []},
-    }
+    model = {"type": "BPE", "vocab": {}, "merges": []}
     try:
+        whole = {"version": "1.0", "pre_tokenizer": json.loads(description), "model": model}
         return Bpe.from_str(json.dumps(whole)).pre_tokenizer
     except Exception as e:  # the library raises bare Exception
         raise ModelUnavailable("the weights' tokenizer splits words in an unknown way", detail=str(e)) from e

@@ -96,9 +96,10 @@ def test_a_template_cannot_leave_its_sandbox(make):
         template.encode(user("hi"), 1000)
 
 
-def test_a_broken_template_is_an_error_at_load(make):
+@pytest.mark.parametrize("source", ["{% for %}", "{" * 5000])
+def test_a_broken_template_is_an_error_at_load(make, source):
     with pytest.raises(ModelUnavailable, match="template"):
-        make("{% for %}")
+        make(source)
 
 
 def test_dates_and_json(make):

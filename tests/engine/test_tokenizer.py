@@ -58,6 +58,12 @@ def test_an_unknown_split_is_named(write_gguf):
         Tokenizer(vocabulary_of(GGUF(write_gguf(**{"tokenizer.ggml.pre": "klingon"})).metadata))
 
 
+@pytest.mark.parametrize("pre", ["{{{", "{}", '{"type": "Klingon"}', "{" * 5000])
+def test_a_damaged_split_is_an_error(tiny, pre):
+    with pytest.raises(ModelUnavailable, match="splits words"):
+        Tokenizer(vocabulary_of(GGUF(tiny).metadata | {"tokenizer.ggml.pre": pre}))
+
+
 def test_another_kind_of_tokenizer_is_named(write_gguf):
     with pytest.raises(ModelUnavailable, match="bert"):
         vocabulary_of(GGUF(write_gguf(**{"tokenizer.ggml.model": "bert"})).metadata)
