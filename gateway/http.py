@@ -30,7 +30,10 @@ _STATUS = {
     400: (b"Bad Request", b"invalid_request"),
     408: (b"Request Timeout", b"request_timeout"),
     431: (b"Request Header Fields Too Large", b"request_too_large"),
+    503: (b"Service Unavailable", b"server_shutdown"),
 }
+_CLIENT = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%s","source":"client"}}'
+_OURS = b'{"error":{"message":"%s","type":"server_error","param":null,"code":"%s","source":"gateway"}}'
 
 
 class StrictProtocol(HttpToolsProtocol):
@@ -118,6 +121,11 @@ class StrictProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, b"the request is not valid HTTP/1.1")
 
+    def drain(self) -> None:
+        """Nothing new is taken on: a request whose body is still on its way is refused, and holds nobody up."""
+        if not (self._idle or self._in_head or self.pipeline):
+            self._refuse(503, b"the gateway is shutting down; try again")
+
     def _check(self) -> None:
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
         if self._stalled():
@@ -152,13 +160,11 @@ class StrictProtocol(HttpToolsProtocol):
             ours = not cycle.response_started and not self.pipeline
         if ours:
             reason, code = _STATUS[status]
-            body = (
-                b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%s","source":"client"}}'
-            )
-            body %= (message, code)
+            body = (_CLIENT if status < 500 else _OURS) % (message, code)
+            later = b"" if status < 500 else b"retry-after: 1\r\n"
             self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
-                % (status, reason, len(body), body)
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%scontent-length: %d\r\n\r\n%s"
+                % (status, reason, later, len(body), body)
             )
         self.transport.close()
 

@@ -136,6 +136,9 @@ class _Stop:
     async def _drain(self) -> None:
         gateway = self._gateway
         gateway.drain()
+        for connection in list(self._server.server_state.connections):
+            if isinstance(connection, StrictProtocol):
+                connection.drain()
         log.info("draining: %d requests in flight, at most %g s", gateway.in_flight, self._seconds)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._seconds
