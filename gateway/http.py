@@ -161,11 +161,9 @@ class StrictProtocol(HttpToolsProtocol):
         if ours:
             reason, code = _STATUS[status]
             body = (_CLIENT if status < 500 else _OURS) % (message, code)
+            head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n" % (status, reason)
             later = b"" if status < 500 else b"retry-after: 1\r\n"
-            self.transport.write(
-                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nconnection: close\r\n%scontent-length: %d\r\n\r\n%s"
-                % (status, reason, later, len(body), body)
-            )
+            self.transport.write(head + later + b"content-length: %d\r\n\r\n%s" % (len(body), body))
         self.transport.close()
 
 
