@@ -7,6 +7,7 @@ imported on that thread, so a gateway that has this backend starts as fast as on
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import time
@@ -128,4 +129,17 @@ def _load(weights: str, folder: Path | None, settings: Settings, clock: Callable
         raise ModelUnavailable(
             "the bundled engine is not installed", detail=f"{e}; install it with: pip install 'trimtab[engine]'"
         ) from e
-    return load(path, lambda: datetime.fromtimestamp(clock()), settings, small)
+    try:
+        return load(path, lambda: datetime.fromtimestamp(clock()), settings, small)
+    except (MemoryError, OSError, RuntimeError) as e:
+        if not _short_of_memory(e):
+            raise
+        cure = f"lower kv_mb, of which there are {settings.kv_mb} for keys and values, or take a smaller model"
+        raise ModelUnavailable("there is too little memory here for the model", detail=f"{e}; {cure}") from e
+
+
+def _short_of_memory(error: Exception) -> bool:
+    """numpy, the system and torch each say so in a way of their own."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)

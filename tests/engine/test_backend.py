@@ -1,6 +1,7 @@
 """The engine as the gateway meets it, with a tiny model of random weights."""
 
 import asyncio
+import errno
 import json
 import subprocess
 import sys
@@ -499,6 +500,29 @@ async def test_damaged_weights_fail_each_call_clearly(tiny, tmp_path, ask, caplo
     assert not backend.ready()
     assert str(tmp_path) not in str(e.value)
     assert str(path) in caplog.text  # the operator is told which file
+    await backend.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError("Unable to allocate 108. MiB for an array"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 113246208 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+async def test_too_little_memory_for_a_model_is_said_with_its_cure(tiny, ask, caplog, monkeypatch, said):
+    def refused(*args, **options):
+        raise said
+
+    monkeypatch.setattr("trimtab.backends.engine.loaded.Memory", refused)
+    backend = EngineBackend(str(tiny), threads=1, kv_mb=77)
+    await backend.start()
+    with pytest.raises(ModelUnavailable, match="too little memory"):
+        await backend.complete(ask())
+    assert "kv_mb, of which there are 77" in caplog.text
+    assert "Traceback" not in caplog.text
     await backend.close()
 
 
