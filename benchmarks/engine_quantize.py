@@ -4,9 +4,11 @@
 
 `--train` calibrates and `--data` measures; both are .txt, or .jsonl(.gz) with a `passage` or a `text`, and must be
 different texts. Without `--train` most of `--data` calibrates; without either, articles that come with Python do.
-Each group is measured with a grid from the least to the greatest weight, and with one that has zero in its middle;
-groups that do not divide a model's widths are left out. What is rounded are the file's own weights: where those are
-in 4 bits already, rounding to nearest loses little or nothing on a grid like the file's, and such a row has no bar.
+A loss over a few thousand tokens is mostly chance: its standard error stands beside it, and so does how far the model's
+own distributions moved, which is surer. Each group is measured with a grid from the least to the greatest weight, and
+with one that has zero in its middle; groups that do not divide a model's widths are left out. What is rounded are the
+file's own weights: where those are in 4 bits already, rounding to nearest loses little or nothing on a grid like the
+file's, and such a row has no bar.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import torch
 from report import Report, Row, arguments, at_most
 
 from trimtab.backends.engine.checkpoint import Checkpoint, open_checkpoint
-from trimtab.backends.engine.perplexity import perplexity
+from trimtab.backends.engine.linear import swift
+from trimtab.backends.engine.perplexity import last_states
 from trimtab.backends.engine.quantize import Plan, quantize
 from trimtab.backends.engine.quantize_job import pieces, texts
 from trimtab.backends.engine.reference import Reference
@@ -34,8 +37,8 @@ _LOST = 0.02  # a loss of rounding below it says that the grid is the file's own
 def main() -> None:
     parser = arguments(__doc__, "perplexity is measured on it")
     parser.add_argument("weights", nargs="*", default=[DEFAULT])
-    parser.add_argument("--group", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--texts", type=int, default=64, help="texts that calibrate; half as many measure")
+    parser.add_argument("--group", type=int, nargs="+", default=[32])
+    parser.add_argument("--texts", type=int, default=160, help="texts that calibrate, and as many that measure")
     options = parser.parse_args()
     count = 8 if options.quick else options.texts
     groups = options.group[:1] if options.quick else options.group
@@ -47,14 +50,14 @@ def of_model(name: str, options: Namespace, groups: list[int], count: int) -> li
     checkpoint = open_checkpoint(obtain(name))
     tokenizer = Tokenizer(checkpoint.vocabulary)
     if options.train:
-        calibrate, measure = read(tokenizer, options.train, count), read(tokenizer, options.data, count // 2)
+        calibrate, measure = read(tokenizer, options.train, count), read(tokenizer, options.data, count)
     else:
         calibrate, measure = pieces(tokenizer, options.data, 200 * count)
     if {tuple(t) for t in calibrate} & {tuple(t) for t in measure}:
         raise SystemExit("--train and --data have texts in common")
-    before = perplexity(Reference(checkpoint), measure)
+    before = last_states(Reference(checkpoint), measure, product=swift)
     short = Path(name).name.removesuffix(".gguf")
-    rows = [Row("perplexity", before, n=sum(len(text) - 1 for text in measure), system=f"{short}: as it is")]
+    rows: list[Row] = []
     for group, symmetric in itertools.product(groups, (False, True)):
         if fits(checkpoint, group):
             label = f"{short}, groups of {group}{', symmetric' if symmetric else ''}"
@@ -76,15 +79,19 @@ def of_grid(
     plan: Plan,
     calibrate: list[list[int]],
     measure: list[list[int]],
-    before: float,
+    before: list[torch.Tensor],
 ) -> list[Row]:
     n = sum(len(text) - 1 for text in measure)
     rtn = quantize(checkpoint, plan, calibrate, measure, before=before)
     gptq = quantize(checkpoint, replace(plan, method="gptq"), calibrate, measure, before=before)
-    rows = [
-        Row("perplexity", rtn.after, n=n, system=f"{label}: rtn"),
-        Row("perplexity", gptq.after, n=n, system=f"{label}: gptq"),
-    ]
+    rows = [Row("perplexity", rtn.before, n=n, system=f"{label}: as it is")]
+    for name, cost in (("rtn", rtn), ("gptq", gptq)):
+        rows += [
+            Row("perplexity", cost.after, n=n, system=f"{label}: {name}"),
+            Row("standard_error_of_loss", cost.error, n=n, system=f"{label}: {name}"),
+            Row("divergence", cost.divergence, unit="nats a token", n=n, system=f"{label}: {name}"),
+        ]
+    rows.append(Row("divergence_of_gptq_over_rtn", gptq.divergence / rtn.divergence, n=n, system=label))
     if rtn.loss > _LOST:
         rows.append(at_most("loss_of_gptq_over_rtn", gptq.loss / rtn.loss, 0.5, n=n, system=label))
     return rows

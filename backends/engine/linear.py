@@ -188,6 +188,15 @@ class _Prepacked:
         return y[:rows]
 
 
+def swift(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A plain product in float32, whatever the matrix is called; oneDNN's is twice as fast as MKL's on other makers'
+    CPUs."""
+    if not _ONEDNN:
+        return F.linear(x, weight)
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return y
+
+
 class _Blocks:
     """Without oneDNN: always the same count of rows at a time, so that their sums have one order."""
 

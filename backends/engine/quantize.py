@@ -17,8 +17,9 @@ from ...protocol.errors import ModelUnavailable
 from .checkpoint import Checkpoint
 from .gptq import Hessian, to_least_error
 from .hub_writer import HubWriter
-from .perplexity import from_states, perplexity
-from .reference import Reference, Tensors, plain
+from .linear import swift
+from .perplexity import Cost, compared, last_states
+from .reference import Reference, Tensors
 from .rounding import Rounded, to_nearest
 
 Method = Literal["gptq", "rtn"]
@@ -48,19 +49,6 @@ class Plan:
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Perplexity on the same texts before and after."""
-
-    before: float
-    after: float
-
-    @property
-    def loss(self) -> float:
-        """How much greater perplexity became, as a share."""
-        return self.after / self.before - 1
-
-
 def quantize(
     checkpoint: Checkpoint,
     plan: Plan,
@@ -68,17 +56,17 @@ def quantize(
     measure: list[list[int]],
     out: Path | None = None,
     seen: Callable[[int, int], None] = lambda done, layers: None,
-    before: float | None = None,
+    before: list[torch.Tensor] | None = None,
 ) -> Cost:
     """Round every layer's matrices, write the model to the folder `out` if there is to be one, and measure it.
 
     `calibrate` and `measure` are texts as token ids; they should be different ones. `seen` is told after each layer;
-    `before` is the perplexity of `measure`, if it is known.
+    `before` is what the last layer gives for `measure`, if it is known.
     """
     plan.check(checkpoint)
     reference, layers = Reference(checkpoint), checkpoint.shape.layers
     if before is None:
-        before = perplexity(reference, measure, seen=lambda i: seen(i + 1, 2 * layers))
+        before = last_states(reference, measure, product=swift, seen=lambda i: seen(i + 1, 2 * layers))
     writer = HubWriter(out, checkpoint, plan.group) if out else None
     with torch.inference_mode():
         known = reference.embedded(calibrate if plan.method == "gptq" else [])
@@ -89,12 +77,12 @@ def quantize(
             if writer:
                 writer.layer(i, tensors, rounded)
             tensors = {**tensors, **{name: matrix.floats() for name, matrix in rounded.items()}}
-            known = [reference.run_layer(tensors, x) for x in known]
-            states = [reference.run_layer(tensors, x) for x in states]
+            known = [reference.run_layer(tensors, x, swift) for x in known]
+            states = [reference.run_layer(tensors, x, swift) for x in states]
             seen(layers + i + 1, 2 * layers)
     if writer:
         writer.close()
-    return Cost(before, from_states(reference, states, measure))
+    return compared(reference, before, states, measure, swift)
 
 
 def rounded_layer(reference: Reference, w: Tensors, plan: Plan, known: list[torch.Tensor]) -> Mapping[str, Rounded]:
@@ -121,7 +109,7 @@ def _moments(reference: Reference, w: Tensors, known: list[torch.Tensor]) -> dic
     def watched(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if name in firsts:
             moments[firsts[name]].add(x)
-        return plain(name, x, weight)
+        return swift(name, x, weight)
 
     for x in known:
         reference.run_layer(w, x, watched)

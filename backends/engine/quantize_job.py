@@ -54,7 +54,9 @@ def quantize_job(
     count = sum(map(len, measure))
     lines = [
         f"{method}, {bits} bits, groups of {group}: {seconds:.0f} s, {sum(map(len, calibrate))} tokens calibrated",
-        f"perplexity  {cost.before:.3f} -> {cost.after:.3f}  ({100 * cost.loss:+.2f} %, {count} tokens of other texts)",
+        f"perplexity  {cost.before:.3f} -> {cost.after:.3f}  ({100 * cost.loss:+.2f} %, give or take "
+        f"{100 * cost.error:.2f}; {count} tokens of other texts)",
+        f"divergence  {cost.divergence:.4f} nats a token",
     ]
     if out is not None:
         lines.append(f"size        {_megabytes(path)} -> {_megabytes(out)}  {out}")

@@ -55,10 +55,10 @@ class Reference:
         h = normed(x, w["mlp_norm"], self.shape)
         return x + product("down", F.silu(product("gate", h, w["gate"])) * product("up", h, w["up"]), w["down"])
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
+    def logits(self, x: torch.Tensor, product: Product = plain) -> torch.Tensor:
         """[tokens, hidden] after the last layer -> [tokens, vocabulary]."""
         head = self.tensor("embedding" if self.shape.tied else "head")
-        return F.linear(normed(x, self.tensor("norm"), self.shape), head)
+        return product("head", normed(x, self.tensor("norm"), self.shape), head)
 
     def forward(self, tokens: list[int], product: Product = plain) -> torch.Tensor:
         """Logits of every position: float32 [tokens, vocabulary]."""

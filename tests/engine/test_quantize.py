@@ -13,7 +13,7 @@ from trimtab.backends.engine.checkpoint import open_checkpoint, unpack
 from trimtab.backends.engine.descent import descended
 from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
 from trimtab.backends.engine.gptq import Hessian, to_least_error
-from trimtab.backends.engine.perplexity import perplexity
+from trimtab.backends.engine.perplexity import compared, last_states, perplexity
 from trimtab.backends.engine.quantize import Plan, quantize
 from trimtab.backends.engine.reference import Reference
 from trimtab.backends.engine.rounding import fitted_grid, grid_of, to_nearest
@@ -133,6 +133,25 @@ def test_perplexity_is_that_of_the_logits(original):
         for t in TEXTS
     ]
     assert perplexity(reference, TEXTS) == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-5)
+
+
+def test_a_cost_is_that_of_the_logits(original):
+    reference = Reference(original)
+    old = last_states(reference, TEXTS)
+    new = [x + 0.3 * normal(i, *x.shape) for i, x in enumerate(old)]
+    was, now = (
+        torch.cat([torch.log_softmax(reference.logits(x[:-1]), -1) for x in states]).double() for states in (old, new)
+    )
+    tokens = torch.cat([torch.tensor(ids[1:]) for ids in TEXTS])[:, None]
+    surprises = [-table.gather(1, tokens) for table in (was, now)]
+    cost = compared(reference, old, new, TEXTS)
+    assert cost.before == pytest.approx(float(surprises[0].mean().exp()), rel=1e-5)
+    assert cost.after == pytest.approx(float(surprises[1].mean().exp()), rel=1e-5)
+    assert cost.divergence == pytest.approx(float((was.exp() * (was - now)).sum(-1).mean()), rel=1e-3)
+    spread = float((surprises[1] - surprises[0]).std(correction=0)) / len(tokens) ** 0.5
+    assert cost.error == pytest.approx(cost.after / cost.before * spread, rel=1e-4)
+    unchanged = compared(reference, old, old, TEXTS)
+    assert (unchanged.loss, unchanged.error, unchanged.divergence) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("method", ["gptq", "rtn"])
