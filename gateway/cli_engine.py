@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli_options import add_log_level, command, group
+from .cli_options import add_log_level, command, count, group, rate
 
 if TYPE_CHECKING:
     from .cli_options import Commands
@@ -86,9 +86,9 @@ def _add_quantize(commands: Commands) -> None:
     quantize.add_argument("weights", metavar="MODEL", help="a name of the catalogue, a .gguf file or a model's folder")
     quantize.add_argument("--method", choices=("gptq", "rtn"), default="gptq", help="default: gptq")
     quantize.add_argument("--bits", type=int, choices=(2, 3, 4, 8), default=4, help="only 4 can be written")
-    quantize.add_argument("--group", type=int, default=32, help="inputs that share a scale (default: 32)")
+    quantize.add_argument("--group", type=count, default=32, help="inputs that share a scale (default: 32)")
     quantize.add_argument("--data", type=Path, nargs="+", default=[], metavar="FILE", help="texts: .txt, .jsonl(.gz)")
-    quantize.add_argument("--tokens", type=int, default=16_384, help="how many calibrate (default: 16384)")
+    quantize.add_argument("--tokens", type=count, default=16_384, help="how many calibrate (default: 16384)")
     quantize.add_argument("--out", type=Path, metavar="FOLDER", help="write the model there")
 
 
@@ -121,9 +121,9 @@ def _add_bench(commands: Commands) -> None:
         examples=_BENCH_EPILOG,
     )
     _add_model(engine)
-    engine.add_argument("--rates", type=float, nargs="+", metavar="R", help="requests a second (default: by capacity)")
-    engine.add_argument("--requests", type=int, default=60, help="of each rate (default: 60)")
-    engine.add_argument("--tokens", type=int, default=48, help="of an answer, on average (default: 48)")
+    engine.add_argument("--rates", type=rate, nargs="+", metavar="R", help="requests a second (default: by capacity)")
+    engine.add_argument("--requests", type=count, default=60, help="of each rate (default: 60)")
+    engine.add_argument("--tokens", type=count, default=48, help="of an answer, on average (default: 48)")
     engine.add_argument("--data", type=Path, metavar="FILE", help=".jsonl(.gz) with `prompt`, `question` or `turns`")
     engine.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well, as benchmarks do")
     engine.add_argument("--plot", type=Path, metavar="PNG", help="draw waiting times and throughput over the rate")

@@ -39,6 +39,24 @@ def command(
     return made
 
 
+def count(text: str) -> int:
+    """The type of an option that counts something, of which there is one at least."""
+    if not text.isascii() or not text.isdigit() or not 0 < len(text) < 10 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    """The type of an option that says how often something comes."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c",

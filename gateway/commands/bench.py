@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -26,7 +27,8 @@ from ...backends.base import Call, Timeouts
 from ...backends.registry import Unusable, require
 from ...protocol.errors import ModelUnavailable, TrimtabError
 from ...protocol.messages import Request
-from .engine import OPTIONS, name_of
+from ..model_config import EngineModel
+from .engine import name_of, refused, section
 from .report import Report, Row
 
 if TYPE_CHECKING:
@@ -63,11 +65,16 @@ def run(args: argparse.Namespace) -> int:
         from ...backends.engine.weights import obtain
 
         obtain(args.weights)  # what is wrong with them is said at once, and fully
+        for path in filter(None, (args.json, args.plot)):
+            if not path.parent.is_dir():
+                raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
         found, capacity = asyncio.run(_measured(args))
         Console().print(table(found, f"{name_of(args.weights)}: capacity {capacity:.2f} requests a second"))
         if args.json is not None:
             report(found, capacity, args).write(args.json)
         return 0 if args.plot is None else _drawn(args.plot, found, capacity)
+    except ValidationError as e:
+        return refused(e)
     except (TrimtabError, Unusable, OSError, ValueError) as e:
         print(f"trimtab: {e}", file=sys.stderr)
         return 1
@@ -91,8 +98,7 @@ async def _measured(args: argparse.Namespace) -> tuple[list[Load], float]:
 
     chance = random.Random(args.seed)  # noqa: S311
     texts = _prompts(args.data)
-    options = {"context" if k == "context_tokens" else k: v for k in OPTIONS if (v := getattr(args, k)) is not None}
-    backend = EngineBackend(args.weights, speculation=not args.no_speculation, draft_weights=args.draft, **options)
+    backend = EngineBackend(**EngineModel.model_validate(section(args)).backend_options())
     together, count = _full(args)
     await backend.start()
     try:
@@ -148,11 +154,18 @@ def _prompts(path: Path | None) -> list[str]:
     if path is None:
         return []
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        texts = [_text(json.loads(line)) for line in lines if line.strip()]
+        texts = [_text(_row(path, i, line)) for i, line in enumerate(lines, 1) if line.strip()]
     found = [text for text in texts if text]
     if not found:
         raise ValueError(f"{path} has no prompt: a line is a JSON object with `prompt`, `question` or `turns`")
     return found
+
+
+def _row(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as e:
+        raise ValueError(f"{path}, line {number}: {e}; a line is a JSON object") from None
 
 
 def _text(row: Any) -> str | None:

@@ -54,9 +54,42 @@ def test_a_model_is_named_after_its_weights(weights, name):
     assert name_of(weights) == name
 
 
-def test_what_is_wrong_with_an_option_is_said(capsys):
-    assert cli.main(["engine", "serve", "model.gguf", "--kv-mb", "1"]) == 1
-    assert "kv_mb" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [("engine", "serve"), ("bench", "engine")])
+@pytest.mark.parametrize(("option", "value"), [("kv-mb", "1"), ("threads", "0"), ("most-running", "0")])
+def test_what_is_wrong_with_an_option_is_said(tiny, capsys, command, option, value):
+    assert cli.main([*command, str(tiny), f"--{option}", value]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trimtab: {option.replace('-', '_')}: should be")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("bench", "engine", "--rates", "0"),
+        ("bench", "engine", "--rates", "nan"),
+        ("bench", "engine", "--requests", "0"),
+        ("bench", "engine", "--tokens", "-3"),
+        ("quantize", "m", "--group", "0"),
+        ("quantize", "m", "--tokens", "many"),
+    ],
+)
+def test_a_number_that_is_none_is_the_command_lines_fault(capsys, wrong):
+    with pytest.raises(SystemExit) as e:
+        cli.main([*wrong])
+    assert e.value.code == 2
+    assert f"argument {wrong[2]}: must be a" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(tiny, tmp_path, capsys):
+    out = tmp_path / "none" / "load.json"
+    assert cli.main(["bench", "engine", str(tiny), "--json", str(out), "--requests", "100000"]) == 1
+    assert f"there is no folder {out.parent}" in capsys.readouterr().err
+
+
+def test_a_step_has_room_for_all_that_run():
+    parsed = cli._parser().parse_args(["engine", "serve", "model.gguf", "--most-running", "300"])
+    [model] = alone(parsed, {"HOME": "/nowhere"}).models.values()
+    assert model.step_tokens == 600
 
 
 @pytest.mark.parametrize("command", [("engine", "serve"), ("bench", "engine"), ("quantize",)])
@@ -127,9 +160,10 @@ def test_a_picture_is_drawn(tmp_path):
 
 def test_a_file_without_prompts_is_named(tiny, tmp_path, capsys):
     data = tmp_path / "none.jsonl"
-    data.write_text("{}\n")
-    assert cli.main(["bench", "engine", str(tiny), "--data", str(data)]) == 1
-    assert "none.jsonl" in capsys.readouterr().err
+    for text, where in (("{}\n", "none.jsonl"), ('{"prompt": "a"}\nhello\n', "none.jsonl, line 2")):
+        data.write_text(text)
+        assert cli.main(["bench", "engine", str(tiny), "--data", str(data)]) == 1
+        assert where in capsys.readouterr().err
 
 
 async def test_metrics_show_whose_the_pages_are(tiny, ask, tmp_path, monkeypatch):
