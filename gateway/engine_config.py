@@ -5,11 +5,15 @@ Knows the shape only; what the options do is backends/engine's.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from .section import Flag, Name, Section
+from .section import Flag, Section
+
+Weights = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]  # a path may have spaces
 
 
 class SpeculationConfig(Section):
@@ -22,7 +26,7 @@ class SpeculationConfig(Section):
     enabled: Flag = True
     most: Annotated[int, Field(strict=True, ge=1, le=63)] = 31
     window: Annotated[int, Field(strict=True, ge=64)] | None = None
-    model: Name | None = None
+    model: Weights | None = None
 
 
 class AttentionConfig(Section):
@@ -47,3 +51,10 @@ class AttentionConfig(Section):
         if self.window is not None and self.best_pages is not None:
             raise ValueError("window and best_pages exclude each other")
         return self
+
+
+def called(weights: str) -> str:
+    """What a model is called by its weights: the catalogue's name, or the file's without its ending. Where a file lies
+    is nobody's business who asks the model."""
+    stem = weights if weights.isidentifier() else Path(weights).name
+    return re.sub(r"\.(gguf|safetensors)$", "", re.sub(r"\s+", "-", stem)) or "engine"

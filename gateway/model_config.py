@@ -21,7 +21,7 @@ from ..protocol.exchange import Limits, Price
 from ..protocol.money import dollars, microdollars
 from ..routing.reasoning import Thinking
 from .embedder_config import EmbedderConfig
-from .engine_config import AttentionConfig, SpeculationConfig
+from .engine_config import AttentionConfig, SpeculationConfig, Weights, called
 from .secret import HeaderSecret, environment, is_reference, resolve
 from .section import Count, Flag, Name, Seconds, Section
 
@@ -177,7 +177,7 @@ class EngineModel(ModelBase):
     """
 
     backend: Literal["engine"]
-    weights: Name = "smollm2-135m-instruct"
+    weights: Weights = "smollm2-135m-instruct"
     timeouts: EngineTimeouts = EngineTimeouts()
     compute: Literal["int8", "bfloat16", "float32", "int4"] | None = None  # left out: what the machine does best
     threads: Annotated[int, Field(strict=True, ge=1, le=256)] | None = None  # left out: up to four
@@ -209,7 +209,7 @@ class EngineModel(ModelBase):
         return self
 
     def upstream_name(self, name: str) -> str:
-        return self.weights
+        return called(self.weights)
 
     def backend_options(self) -> dict[str, Any]:
         usual = EngineModel(backend="engine")._options()

@@ -27,8 +27,9 @@ from ...backends.base import Call, Timeouts
 from ...backends.registry import Unusable, require
 from ...protocol.errors import ModelUnavailable, TrimtabError
 from ...protocol.messages import Request
+from ..engine_config import called
 from ..model_config import EngineModel
-from .engine import name_of, refused, section
+from .engine import refused, section
 from .report import Report, Row
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             if not path.parent.is_dir():
                 raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
         found, capacity = asyncio.run(_measured(args))
-        Console().print(table(found, f"{name_of(args.weights)}: capacity {capacity:.2f} requests a second"))
+        Console().print(table(found, f"{called(args.weights)}: capacity {capacity:.2f} requests a second"))
         if args.json is not None:
             report(found, capacity, args).write(args.json)
         return 0 if args.plot is None else _drawn(args.plot, found, capacity)
@@ -178,7 +179,7 @@ def _text(row: Any) -> str | None:
 def report(found: Sequence[Load], capacity: float, args: argparse.Namespace) -> Report:
     """The same in the shape that every benchmark writes; what no answer told (all were refused) is left out."""
     together, count = _full(args)
-    model = " ".join(filter(None, (name_of(args.weights), args.compute)))
+    model = " ".join(filter(None, (called(args.weights), args.compute)))
     rows = [Row("capacity", capacity, "requests/s", count, system=model)]
     for one in found:
         figures = [("throughput", one.tokens_s, "tok/s"), *((name, getattr(one, name[:-3]), "ms") for name in _TIMES)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from ...backends.registry import Unusable
 from ...protocol.errors import TrimtabError
 from ..config import Config
+from ..engine_config import called
 from ..listen import OpenDoor, check_listen
 from ..logs import configure
 from .serve import start
@@ -47,7 +46,7 @@ def alone(args: argparse.Namespace, environ: Any) -> Config:
     server = {name: getattr(args, name) for name in ("host", "port") if getattr(args, name) is not None}
     data = {
         "server": server,
-        "models": {args.name or name_of(args.weights): section(args)},
+        "models": {args.name or called(args.weights): section(args)},
         "routes": {},
         "tenants": {"local": {"policy": _ALONE}},
     }
@@ -72,9 +71,3 @@ def refused(error: ValidationError) -> int:
         said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
         print(f"trimtab: {'name' if where == '[key]' else where}: {said}", file=sys.stderr)
     return 1
-
-
-def name_of(weights: str) -> str:
-    """What clients ask for: the catalogue's name, or the file's without its ending."""
-    stem = weights if weights.isidentifier() else Path(weights).name
-    return re.sub(r"\.(gguf|safetensors)$", "", re.sub(r"\s+", "-", stem)) or "engine"

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from trimtab.gateway import cli, cli_engine
-from trimtab.gateway.commands.engine import alone, name_of
+from trimtab.gateway.commands.engine import alone
+from trimtab.gateway.engine_config import called
 from trimtab.gateway.server import build
 
 
@@ -51,7 +52,7 @@ def test_a_model_that_drafts_is_named_on_the_command_line(tiny, capsys):
     ],
 )
 def test_a_model_is_named_after_its_weights(weights, name):
-    assert name_of(weights) == name
+    assert called(weights) == name
 
 
 @pytest.mark.parametrize("command", [("engine", "serve"), ("bench", "engine")])

@@ -82,3 +82,8 @@ def test_how_fast_it_runs_is_not_who_answers() -> None:
     assert read(attention={"window": 128}).epoch != read().epoch
     assert read(compute="int4").epoch != read().epoch
     assert read(kv="fp8").epoch != read().epoch
+
+
+def test_answers_name_the_model_and_not_where_its_file_lies() -> None:
+    assert read(weights="/srv/models/Qwen 2.5.Q4_K_M.gguf").upstream_name("q") == "Qwen-2.5.Q4_K_M"
+    assert read().upstream_name("small") == "smollm2-135m-instruct"
