@@ -92,6 +92,7 @@ def _cold(gateway: Gateway) -> list[Any]:
             ("/health/liveliness", _alive),
             ("/health/liveness", _alive),
             ("/health/readiness", _ready),
+            ("/health", _ready),  # where vLLM, SGLang and llama.cpp are probed
             ("/metrics", _metrics),
             ("/", _front),
         )

@@ -36,7 +36,7 @@ def read_tasks(call: Call, loaded: Loaded, usual: Sampling, entropy: int) -> tup
     if len(prompts) * ask.n > _MOST_ANSWERS:
         raise InvalidRequest(f"at most {_MOST_ANSWERS} answers can be asked for in one request", param="prompt")
     for prompt in prompts:
-        _check_length(len(prompt), ask, loaded.context)
+        _check_length(len(prompt), ask, loaded.context, "messages" if call.kind == "chat" else "prompt")
     form = None if ask.form is None else loaded.grammars.compile(ask.form)
     given = tuple(tokenizer.encode(text) for text in (predicted, call.draft) if text)
     return ask, [Task(p, ask, i * ask.n, entropy, call.expected, given, form) for i, p in enumerate(prompts)]
@@ -52,7 +52,8 @@ def _ids(prompt: str, loaded: Loaded) -> list[int]:
     tokenizer = loaded.tokenizer
     least = tokenizer.least_tokens(prompt)
     if least >= loaded.context:
-        raise ContextTooLong(f"the model's context is {loaded.context} tokens; the prompt has at least {least}")
+        said = f"the model's context is {loaded.context} tokens; the prompt has at least {least}"
+        raise ContextTooLong(said, param="prompt")
     ids = tokenizer.encode(prompt)
     start = [tokenizer.bos] if tokenizer.bos is not None and (tokenizer.starts_with_bos or not ids) else []
     if not ids and not start:
@@ -60,9 +61,10 @@ def _ids(prompt: str, loaded: Loaded) -> list[int]:
     return start + ids
 
 
-def _check_length(length: int, ask: Ask, context: int) -> None:
+def _check_length(length: int, ask: Ask, context: int, param: str) -> None:
     room = 0 if ask.most == 0 else 1
     if length + room > context:
         raise ContextTooLong(
-            f"the model's context is {context} tokens; the prompt alone has {length}, which leaves none for an answer"
+            f"the model's context is {context} tokens; the prompt alone has {length}, which leaves none for an answer",
+            param=param,
         )

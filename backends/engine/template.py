@@ -60,7 +60,8 @@ class ChatTemplate:
         text = self._render(plain, offered, guard)
         least = self._tokenizer.least_tokens(text)
         if least > most:
-            raise ContextTooLong(f"the model's context is {most} tokens; the messages have at least {least}")
+            said = f"the model's context is {most} tokens; the messages have at least {least}"
+            raise ContextTooLong(said, param="messages")
         return self._ids(text, guard)
 
     def _ids(self, text: str, guard: str) -> list[int]:

@@ -272,8 +272,9 @@ async def test_a_prompt_can_be_scored_without_an_answer(engine, ask):
 async def test_too_long_a_prompt_is_refused_with_the_numbers(engine, ask, kind):
     words = "z " * 200
     fields = {"messages": [{"role": "user", "content": words}]} if kind == "chat" else {"prompt": words}
-    with pytest.raises(ContextTooLong, match=r"256 tokens.* 4\d\d"):
+    with pytest.raises(ContextTooLong, match=r"256 tokens.* 4\d\d") as refused:
         await engine.complete(ask(kind, **fields))
+    assert refused.value.param == ("messages" if kind == "chat" else "prompt")
 
 
 async def test_a_prompt_that_is_too_long_takes_no_page(engine, ask):

@@ -278,7 +278,9 @@ async def test_a_client_that_shuts_its_side_has_left(wire: Any, upstream: FakeSe
 KNOWN = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/responses"]
 
 
-@pytest.mark.parametrize("path", [*KNOWN, "/v1/models", "/v1/models/m", "/health/readiness", "/metrics", "/"])
+@pytest.mark.parametrize(
+    "path", [*KNOWN, "/v1/models", "/v1/models/m", "/health", "/health/readiness", "/metrics", "/"]
+)
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "GET", "PATCH"])
 async def test_methods(wire: Any, path: str, method: str) -> None:
     data = f"{method} {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
