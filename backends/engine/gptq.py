@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from .descent import descended
+from .linear import swift
 from .rounding import Rounded, fitted_grid
 
 _BLOCK = 128  # columns whose errors are spread at once over all that come after
@@ -52,8 +53,8 @@ class Hessian:
 
     def _multiply(self) -> None:
         if self._waiting:
-            x = torch.cat(self._waiting)
-            self._sum.addmm_(x.T, x)
+            inputs = torch.cat(self._waiting).T.contiguous()
+            self._sum += swift("moments", inputs, inputs)
             self._waiting.clear()
 
 
