@@ -17,6 +17,7 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from ...protocol.errors import InvalidRequest
+from .grammar_finite import ends
 from .grammar_request import Form, Schema
 from .tokenizer import Tokenizer
 
@@ -78,6 +79,10 @@ class Compiler:
         text = _lark(form)
         if len(text) > _MOST_TEXT:
             raise InvalidRequest(f"the schemas together are longer than {_MOST_TEXT} characters", param="tools")
+        for schema in _schemas(form):
+            if not ends(json.loads(schema.text)):
+                said = f"no answer can be made to fit '{schema.where}': it would have to hold itself, without end"
+                raise InvalidRequest(said, param=schema.where)
         start = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS)
         if not start.is_error():
             start.compute_bitmask()  # what is empty shows only now
