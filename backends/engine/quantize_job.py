@@ -17,7 +17,7 @@ import torch
 from ...protocol.errors import ModelUnavailable
 from .checkpoint import Checkpoint, open_checkpoint
 from .download import shown
-from .linear import Compute, Linear
+from .linear import Compute, Linear, best_compute
 from .quantize import TOGETHER, Plan, quantize
 from .tokenizer import Tokenizer
 from .weights import obtain
@@ -60,9 +60,11 @@ def quantize_job(
     ]
     if out is not None:
         lines.append(f"size        {_megabytes(path)} -> {_megabytes(out)}  {out}")
-        before, after = step_ms(checkpoint, "int8"), step_ms(open_checkpoint(out), "int4")
-        lines.append(f"one row through every matrix  {before:.1f} ms as int8 -> {after:.1f} ms as int4")
-        lines.append(f"serve it with  weights: {out}")
+        usual = best_compute(torch.device("cpu"))
+        before, after = step_ms(checkpoint, usual), forms_ms(open_checkpoint(out), usual)
+        form = min(after, key=after.__getitem__)
+        lines.append(f"one row through every matrix  {before:.1f} ms as {usual} -> {after[form]:.1f} ms as {form}")
+        lines.append(f"serve it with  weights: {out}{'' if form == usual else f', compute: {form}'}")
     return lines
 
 
@@ -110,6 +112,12 @@ def _text(row: object, path: Path) -> str:
     if found is None:
         raise ValueError(f"a line of {path} has none of the fields {', '.join(_FIELDS)}")
     return str(found)
+
+
+def forms_ms(checkpoint: Checkpoint, usual: Compute) -> dict[Compute, float]:
+    """`step_ms` as the engine computes without being told, and as it does when told that all weights are in 4 bits."""
+    forms: tuple[Compute, ...] = (usual, "int4")
+    return {form: step_ms(checkpoint, form) for form in forms}
 
 
 def step_ms(checkpoint: Checkpoint, compute: Compute) -> float:
