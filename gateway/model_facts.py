@@ -17,8 +17,9 @@ from .model_config import EngineModel, FakeModel, ModelBase
 log = logging.getLogger("trimtab.gateway")
 
 _TABLE = "model_prices_and_context_window_backup.json"
-# The bundled engine's chat templates take no tools, and its weights no pictures.
-_ENGINE = frozenset({"json"})
+# The bundled engine's grammars keep any schema; its weights see no pictures, and whether a chat template takes tools is
+# known only when it is read.
+_ENGINE = frozenset({"json", "schema"})
 
 
 class ModelFacts(NamedTuple):

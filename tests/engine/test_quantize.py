@@ -165,6 +165,7 @@ def test_a_written_model_is_the_one_that_was_measured(original, method, tmp_path
     assert cost.before == pytest.approx(perplexity(Reference(original), TEXTS))
     assert checkpoint.four_bits("layers.1.down").group == 32
     assert checkpoint.template == original.template
+    assert len({f.stat().st_mode for f in (tmp_path / "out").iterdir()}) == 1  # who may read one may read all
 
 
 def test_a_written_tokenizer_reads_the_same(original, tmp_path):

@@ -62,3 +62,8 @@ def test_what_a_model_can_do_is_not_who_it_is() -> None:
     models = Config.model_validate(written, context={"environ": {}}).models
     assert models["m"].epoch == models["n"].epoch
     assert model_facts(models["n"], "n") == ModelFacts(9, None, frozenset())
+
+
+def test_the_bundled_engine_keeps_schemas_and_the_file_may_say_more(table: Path) -> None:
+    assert of(backend="engine", weights="w.gguf").supports == {"json", "schema"}
+    assert of(backend="engine", weights="w.gguf", supports=["tools"]).supports == {"tools"}
