@@ -1,6 +1,6 @@
 """What 4 bits cost a model in perplexity: GPTQ against rounding to nearest, on other texts than GPTQ saw.
 
-    python benchmarks/engine_quantize.py [WEIGHTS ...] [--train FILE --data FILE] [--group N ...] [--json OUT] [--quick]
+    python benchmarks/engine_quantize.py [WEIGHTS ...] [--train FILE --data FILE] [--grid G] [--group N ...]
 
 `--train` calibrates and `--data` measures; both are .txt, or .jsonl(.gz) with a `passage` or a `text`, and must be
 different texts. Without `--train` most of `--data` calibrates; without either, articles that come with Python do.
@@ -32,12 +32,14 @@ from trimtab.backends.engine.weights import DEFAULT, obtain
 from trimtab.protocol.errors import ModelUnavailable
 
 _LOST = 0.02  # a loss of rounding below it says that the grid is the file's own
+_GRIDS = {"full": (False,), "symmetric": (True,), "both": (False, True)}
 
 
 def main() -> None:
     parser = arguments(__doc__, "perplexity is measured on it")
     parser.add_argument("weights", nargs="*", default=[DEFAULT])
     parser.add_argument("--group", type=int, nargs="+", default=[32])
+    parser.add_argument("--grid", choices=("full", "symmetric", "both"), default="both", help="default: both")
     parser.add_argument("--texts", type=int, default=160, help="texts that calibrate, and as many that measure")
     options = parser.parse_args()
     count = 8 if options.quick else options.texts
@@ -58,7 +60,7 @@ def of_model(name: str, options: Namespace, groups: list[int], count: int) -> li
     before = last_states(Reference(checkpoint), measure, product=swift)
     short = Path(name).name.removesuffix(".gguf")
     rows: list[Row] = []
-    for group, symmetric in itertools.product(groups, (False, True)):
+    for group, symmetric in itertools.product(groups, _GRIDS[options.grid]):
         if fits(checkpoint, group):
             label = f"{short}, groups of {group}{', symmetric' if symmetric else ''}"
             rows += of_grid(checkpoint, label, Plan("rtn", 4, group, symmetric), calibrate, measure, before)
