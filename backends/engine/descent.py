@@ -36,21 +36,6 @@ def descended(weight: torch.Tensor, moments: torch.Tensor, rounded: Rounded) -> 
     return Rounded(q.T.contiguous().to(torch.uint8), Grid(scales.T.contiguous(), grid.zero, grid.top), group)
 
 
-def levelled(weight: torch.Tensor, moments: torch.Tensor, rounded: Rounded) -> Rounded:
-    """`rounded` with each output's scales times what makes its products, against the true ones, have a slope of one.
-
-    What has the least squared error is too small, by that error's share: half a percent in one matrix is nothing, but
-    all matrices of all layers have it, and a model's confidence is the product of them.
-    """
-    towards = weight @ moments
-    ours = (rounded.floats() * towards).sum(1)
-    slope = (weight * towards).sum(1) / ours
-    # Outputs that are all zero, or whose products have nothing to do with the true ones, are left as they are.
-    slope = torch.where((slope > 0.8) & (slope < 1.25), slope, torch.ones_like(slope))
-    grid = rounded.grid
-    return Rounded(rounded.q, Grid((grid.scale * slope[:, None]).half().float(), grid.zero, grid.top), rounded.group)
-
-
 def _scaled(steps: torch.Tensor, slope: torch.Tensor, square: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """A group's values with each output's scale, which is changed in place, at its best: least squares."""
     change = -(steps * slope).sum(0) / ((square @ steps) * steps).sum(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .descent import descended, levelled
+from .descent import descended
 from .linear import swift
 from .rounding import Rounded, fitted_grid
 
@@ -84,8 +84,7 @@ def to_least_error(
             work[j + 1 : end].addr_(spread[j, j + 1 : end], error, alpha=-1)
             q[places[j]] = rounded
         work[end:].addmm_(spread[start:end, end:].T, errors[: end - start], alpha=-1)
-    walked = Rounded(q.T.contiguous().to(torch.uint8), grid, group)
-    return levelled(weight, moments, descended(weight, moments, walked))
+    return descended(weight, moments, Rounded(q.T.contiguous().to(torch.uint8), grid, group))
 
 
 def _spread(moments: torch.Tensor) -> torch.Tensor:

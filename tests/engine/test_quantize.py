@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trimtab.backends.engine import quantize_job as job
 from trimtab.backends.engine.checkpoint import open_checkpoint, unpack
-from trimtab.backends.engine.descent import descended, levelled
+from trimtab.backends.engine.descent import descended
 from trimtab.backends.engine.gguf_checkpoint import GgufCheckpoint
 from trimtab.backends.engine.gptq import Hessian, to_least_error
 from trimtab.backends.engine.perplexity import compared, last_states, perplexity
@@ -86,23 +86,6 @@ def test_a_descent_never_ends_higher(seed, symmetric, group):
 
 
 @given(st.integers(0, 99), st.booleans())
-def test_products_are_no_smaller_than_the_true_ones(seed, symmetric):
-    x, weight = correlated(seed, 300), normal(seed + 1, 8, 96)
-    weight[2] = 0
-    moments = seen(x).mean()
-    small = descended(weight, moments, to_nearest(weight, 3, 32, symmetric))
-    level = levelled(weight, moments, small)
-    true = x @ weight.T
-
-    def slopes(rounded):
-        return (((x @ rounded.floats().T) * true).sum(0) / true.square().sum(0))[[0, 1, 3, 4, 5, 6, 7]]
-
-    torch.testing.assert_close(slopes(level), torch.ones(7), rtol=0, atol=2e-3)
-    assert slopes(small).mean() < 0.9995
-    assert torch.equal(level.q, small.q)
-
-
-@given(st.integers(0, 99), st.booleans())
 def test_a_fitted_grid_is_never_worse_and_forgets_an_outlier(seed, symmetric):
     weight, matters = normal(seed, 8, 64), normal(seed + 1, 64).square()
     weight[:, 40] = 8
@@ -124,8 +107,7 @@ def test_inputs_that_were_never_seen_are_rounded_to_nearest():
     x[:, 5] = 0
     rounded = to_least_error(weight, seen(x).damped(), 4, 32)
     scale, zero = rounded.grid.scale[:, 0], rounded.grid.zero[:, 0]
-    away = (weight[:, 5] / scale + zero).clamp(0, 15) - rounded.q[:, 5]
-    assert away.abs().max() < 0.6  # scales grew a little after the rounding
+    assert torch.equal(rounded.q[:, 5].float(), (weight[:, 5] / scale + zero).round().clamp(0, 15))
     nothing = to_least_error(weight, Hessian(64).damped(), 4, 32)
     nearest = to_nearest(weight, 4, 32)
     assert (nothing.floats() - weight).norm() <= (nearest.floats() - weight).norm()
